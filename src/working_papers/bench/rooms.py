@@ -1,0 +1,106 @@
+"""The rooms: found by name, described by data, imported only to run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from working_papers.bench.paper import Paper, read_paper
+from working_papers.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from working_papers.bench.record import Record
+    from working_papers.bench.study import Study
+
+PACKAGE = "working_papers.papers"
+ENTRY_POINTS = "working_papers.papers"
+"""Entry-point group by which another distribution offers rooms: `slug = "package.of.the.room"`."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The folder of one paper."""
+
+    slug: str
+    folder: Path
+    module: str
+
+    @cached_property
+    def paper(self) -> Paper:
+        """What `paper.toml` says; read and checked on first use."""
+        return read_paper(self.folder / "paper.toml")
+
+    @cached_property
+    def reference(self) -> Record | None:
+        """The reference verdict that ships with the room, if it has one."""
+        from working_papers.bench.record import read_record
+
+        path = self.folder / "reference.json"
+        return read_record(path) if path.exists() else None
+
+    @property
+    def figure(self) -> Path | None:
+        """The figure of the reference verdict."""
+        path = self.folder / "figure.svg"
+        return path if path.exists() else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the room has a method and a study, not only a description."""
+        return (self.folder / "study.py").exists()
+
+    def load_study(self) -> Study:
+        """Import the study; this imports torch.
+
+        Raises:
+            UserError: the room does not run yet, or its study is not complete.
+        """
+        if not self.runs:
+            raise UserError(f"{self.slug} has no study yet; `working-papers list` shows which rooms run")
+        study: Study = importlib.import_module(f"{self.module}.study").study
+        try:
+            study.check_complete()
+        except ValueError as error:
+            raise UserError(f"{self.slug}: {error}") from error
+        return study
+
+
+@cache
+def rooms() -> dict[str, Room]:
+    """All rooms by slug: those of this package, then those of other distributions."""
+    own = Path(__file__).parent.parent / "papers"
+    found = {
+        file.parent.name: Room(file.parent.name, file.parent, f"{PACKAGE}.{file.parent.name}")
+        for file in sorted(own.glob("*/paper.toml"))
+    }
+    for entry in entry_points(group=ENTRY_POINTS):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                f"the room {entry.name!r} of an installed package names {entry.value}, which is not a package"
+            )
+        if entry.name in found:
+            raise UserError(f"two installed packages offer a room named {entry.name!r}; uninstall one")
+        found[entry.name] = Room(entry.name, Path(spec.submodule_search_locations[0]), entry.value)
+    return found
+
+
+def get_room(slug: str) -> Room:
+    """The room of that name.
+
+    Raises:
+        UsageError: there is none; the message suggests the nearest names.
+    """
+    found = rooms()
+    if slug in found:
+        return found[slug]
+    from difflib import get_close_matches
+
+    near = get_close_matches(slug.replace("-", "_"), found, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`working-papers list` shows all rooms"
+    raise UsageError(f"there is no room named {slug!r}; {hint}")

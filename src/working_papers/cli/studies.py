@@ -1,0 +1,398 @@
+"""`run`, `verdicts`, `show`, `list`: studies and what they found."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from working_papers.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from working_papers.bench.record import Record
+    from working_papers.bench.rooms import Room
+    from working_papers.bench.runner import Progress, Result
+
+COLORS = {"holds": "green", "does not hold": "red", "inconclusive": "yellow"}
+
+Slugs = Annotated[list[str], typer.Argument(help="Rooms, as `working-papers list` names them.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(verdicts)
+    app.command()(show)
+    app.command("list")(list_rooms)
+
+
+def run(
+    slugs: Slugs,
+    scale: Annotated[
+        str, typer.Option(help="smoke (seconds), laptop (the verdict) or paper (the paper's own size).")
+    ] = "laptop",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds; the study's own by default.")] = None,
+    sham: Annotated[
+        bool,
+        typer.Option("--sham", help="Put a stand-in in the method's place; the study must not say holds."),
+    ] = False,
+    on: Annotated[
+        str, typer.Option(help="Where: 'here', 'ray' (a local Ray cluster) or a cluster's address.")
+    ] = "here",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; the number of processors by default.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run every trial again, even those that are stored.")] = False,
+    reference: Annotated[
+        bool,
+        typer.Option("--reference", help="Ship the verdict with the room: write its reference.json and figure.svg."),
+    ] = False,
+) -> None:
+    """Run studies and print their verdicts. Finished trials are kept, so a stopped run goes on where it was."""
+    from working_papers.bench.pools import LocalPool, RayPool
+    from working_papers.bench.rooms import get_room
+    from working_papers.bench.runner import Conductor, write_reference
+    from working_papers.bench.store import Store
+    from working_papers.bench.study import Scale
+    from working_papers.config import load_settings
+    from working_papers.database import open_database
+
+    if scale not in set(Scale):
+        raise UsageError(f"there is no scale {scale!r}; the scales are {', '.join(Scale)}")
+    if reference and (sham or scale != Scale.LAPTOP or seeds is not None):
+        raise UsageError("--reference goes with the laptop scale, the study's own seeds and no --sham")
+    chosen = [get_room(slug) for slug in slugs]
+    settings = load_settings()
+    store = Store(open_database(settings))
+    pool = LocalPool(settings.cache_folder / "prepared", jobs) if on == "here" else RayPool(on, jobs)
+    could_not_run = False
+    for room in chosen:
+        with _progress(room) as watch:
+            conductor = Conductor(
+                room=room,
+                scale=Scale(scale),
+                store=store,
+                pool=pool,
+                figures=settings.figures_folder,
+                seeds=seeds,
+                sham=sham,
+                fresh=fresh,
+                watch=watch,
+            )
+            try:
+                result = conductor.run(with_sham=reference)
+            except KeyboardInterrupt:
+                raise SystemExit(_stopped(conductor)) from None
+        _print_result(room, result)
+        if result.record is None:
+            could_not_run = True
+        elif reference:
+            path = write_reference(room, result)
+            sys.stdout.write(f"written: {path}\n")
+    raise typer.Exit(1 if could_not_run else 0)
+
+
+def _stopped(conductor: Any) -> int:
+    kept = sum(not outcome.failed for outcome in conductor.outcomes.values())
+    sys.stderr.write(f"\nstopped; {kept} finished trials are kept, the same command goes on from there\n")
+    return 130
+
+
+@contextmanager
+def _progress(room: Room) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal; a line a stage elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        seen: set[str] = set()
+
+        def line(progress: Progress) -> None:
+            if progress.stage not in seen:
+                seen.add(progress.stage)
+                stored = f", {progress.stored} of them stored" if progress.stored else ""
+                console.print(f"{room.slug}: {progress.stage}, {progress.total} trials{stored}", highlight=False)
+
+        yield line
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[now]}"),
+    )
+    with Bar(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def draw(progress: Progress) -> None:
+            if progress.stage not in tasks:
+                tasks[progress.stage] = bar.add_task(f"{room.slug}: {progress.stage}", total=progress.total, now="")
+            now = ", ".join(f"{arm} {seed} {part:.0%}" for (arm, seed), part in sorted(progress.running.items()))
+            part_done = progress.done + sum(progress.running.values())
+            bar.update(tasks[progress.stage], completed=round(part_done, 2), now=now)
+
+        yield draw
+
+
+def _print_result(room: Room, result: Result) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if result.record is None:
+        console.print(f"\n[bold]{room.paper.title}[/]\n[bold]could not run[/]: {len(result.failures)} trials failed")
+        for failure in result.failures[:3]:
+            last = failure.error.strip().splitlines()[-1]
+            console.print(
+                f"  {failure.arm}, seed {failure.seed} ({failure.phase}): {last}",
+                markup=False,
+                highlight=False,
+            )
+        console.print("[dim]`working-papers show " + room.slug + "` prints the whole log.[/]")
+        return
+    print_record(console, room, result.record)
+    if result.figure is not None:
+        console.print(f"[dim]figure: {result.figure}[/]", highlight=False, soft_wrap=True)
+
+
+def print_record(console: Any, room: Room, record: Record) -> None:
+    """Print a verdict: the sentence, the checks, the arms with spread, the cost."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    color = COLORS[record.answer]
+    console.print()
+    console.print(f"[bold]{escape(room.paper.title)}[/]", highlight=False)
+    console.print(f"{escape(record.question)}", highlight=False)
+    console.print()
+    sham = " [bold](sham control: the method is a stand-in)[/]" if record.sham_run else ""
+    console.print(f"[bold {color}]{record.answer.upper()}[/]  {escape(record.summary)}{sham}", highlight=False)
+    for check in record.checks:
+        mark = {"holds": "[green]✓[/]", "does not hold": "[red]✗[/]", "inconclusive": "[yellow]?[/]"}[check.answer]
+        console.print(f"  {mark} {escape(check.sentence)}", highlight=False)
+    console.print()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for arm in record.arms.values():
+        table.add_column(arm.label, justify="right", no_wrap=True)
+    for name, cells in measure_rows(record):
+        table.add_row(name, *cells)
+    table.add_section()
+    for name, cells in cost_rows(record):
+        table.add_row(name, *cells, style="dim")
+    console.print(table)
+    seconds = f"{record.seconds:.0f} s" if record.seconds >= 10 else f"{record.seconds:.1f} s"
+    console.print(
+        f"[dim]{record.scale} scale, {record.seeds} seeds, mean ± standard deviation; {escape(record.budget)} "
+        f"This run took {seconds} on {record.machine['processors']} processors.[/]",
+        highlight=False,
+    )
+    if record.scale == "smoke":
+        console.print("[dim]Smoke scale proves that the study runs; the verdict that counts is at laptop scale.[/]")
+    if record.sham is not None:
+        console.print(f"[dim]Sham control: {record.sham.answer}, as it should not be *holds*.[/]", highlight=False)
+
+
+def measure_rows(record: Record) -> list[tuple[str, list[str]]]:
+    """Table rows of measures: name with unit, then mean ± deviation of every arm."""
+    from statistics import fmean, stdev
+
+    rows = []
+    for measure in record.measures:
+        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[measure.better]
+        unit = f" ({measure.unit})" if measure.unit else ""
+        cells = []
+        for arm in record.arms.values():
+            values = arm.measures[measure.name]
+            spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.4g}{spread}")
+        rows.append((f"{measure.name}{unit}{arrow}", cells))
+    return rows
+
+
+def cost_rows(record: Record) -> list[tuple[str, list[str]]]:
+    """Table rows of costs: name, then the mean of every arm."""
+    names = dict.fromkeys(name for arm in record.arms.values() for name in arm.costs)
+    rows = []
+    for name in names:
+        values = [record.cost(arm, name) for arm in record.arms]
+        rows.append((f"{name} a trial", ["" if value is None else _amount(value) for value in values]))
+    return rows
+
+
+def _amount(value: float) -> str:
+    if value >= 1e6:
+        return f"{value:.3g}".replace("e+0", "e")
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def list_rooms(as_json: JsonFlag = False) -> None:
+    """List all rooms: the papers, which of them run, and their verdicts."""
+    from working_papers.bench.rooms import rooms
+
+    rows: list[dict[str, Any]] = []
+    for room in rooms().values():
+        record = room.reference
+        rows.append(
+            {
+                "slug": room.slug,
+                "title": room.paper.title,
+                "arxiv": room.paper.arxiv,
+                "topics": list(room.paper.topics),
+                "runs": room.runs,
+                "verdict": record.answer if record else None,
+            }
+        )
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("room", no_wrap=True)
+    table.add_column("paper", overflow="ellipsis", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    rows.sort(key=lambda row: (not row["runs"], row["slug"]))
+    for row in rows:
+        verdict = row["verdict"]
+        shown = (
+            f"[{COLORS[verdict]}]{verdict}[/]"
+            if verdict
+            else "no verdict"
+            if row["runs"]
+            else "[dim]not yet running[/]"
+        )
+        table.add_row(row["slug"], row["title"], shown)
+    Console().print(table)
+
+
+def verdicts(
+    as_json: JsonFlag = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Print the reference verdicts of all rooms that run."""
+    from working_papers.bench.code_hash import code_hash
+    from working_papers.bench.rooms import rooms
+
+    found = [(room, room.reference) for room in rooms().values() if room.reference is not None]
+    if as_json:
+        rows = [
+            record.model_dump(mode="json") | {"stale": record.stale(code_hash(room))}
+            for room, record in found
+            if record
+        ]
+        sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        return
+    if markdown:
+        sys.stdout.write(verdict_table())
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not found:
+        console.print("No room has a reference verdict yet.")
+    for room, record in found:
+        assert record is not None
+        stale = record.stale(code_hash(room))
+        note = f" [yellow](stale: {stale})[/]" if stale else ""
+        console.print(
+            f"[bold {COLORS[record.answer]}]{record.answer:14}[/] [bold]{room.slug}[/]{note}", highlight=False
+        )
+        console.print(f"{'':15}{record.question}", highlight=False)
+
+
+def verdict_table() -> str:
+    """The table of rooms with their verdicts, as it stands in the README."""
+    from working_papers.bench.rooms import rooms
+
+    lines = ["| room | paper | verdict | what was found | time |", "| --- | --- | --- | --- | --- |"]
+    waiting = []
+    for room in rooms().values():
+        record = room.reference
+        if record is None:
+            waiting.append(room.slug)
+            continue
+        link = (
+            f"[{room.paper.title}](https://arxiv.org/abs/{room.paper.arxiv})" if room.paper.arxiv else room.paper.title
+        )
+        found = " ".join(check.sentence for check in record.checks)
+        minutes = f"{record.seconds / 60:.1f} min"
+        lines.append(f"| `{room.slug}` | {link} | **{record.answer}** | {found} | {minutes} |")
+    text = "\n".join(lines) + "\n"
+    if waiting:
+        text += f"\nNot yet running ({len(waiting)}): {', '.join(f'`{slug}`' for slug in waiting)}.\n"
+    return text
+
+
+def show(slug: Annotated[str, typer.Argument(help="A room.")], as_json: JsonFlag = False) -> None:
+    """Show a room: the paper, its claims, its reference verdict and the runs of this installation."""
+    from working_papers.bench.rooms import get_room
+
+    room = get_room(slug)
+    record = room.reference
+    if as_json:
+        data = {
+            "slug": room.slug,
+            "runs": room.runs,
+            "paper": room.paper.model_dump(mode="json"),
+            "reference": record.model_dump(mode="json") if record else None,
+        }
+        sys.stdout.write(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console()
+    paper = room.paper
+    console.print(f"\n[bold]{escape(paper.title)}[/]", highlight=False)
+    where = f"arXiv {paper.arxiv}, " if paper.arxiv else ""
+    venue = f", {paper.venue}" if paper.venue else ""
+    console.print(f"[dim]{where}{paper.first_date}, {paper.authors_count} authors{venue}[/]\n", highlight=False)
+    console.print(escape(paper.summary), highlight=False)
+    console.print("\n[bold]Claims[/]")
+    for claim in paper.claims:
+        console.print(f"  [bold]{claim.id}[/]  {escape(claim.statement)}", highlight=False)
+    if not room.runs:
+        console.print("\n[dim]Not yet running: this room has no method and no study so far.[/]")
+        return
+    console.print(f"\n[dim]import:[/] from working_papers.papers.{room.slug} import …", highlight=False)
+    if record is not None:
+        print_record(console, room, record)
+        from working_papers.bench.code_hash import code_hash
+
+        stale = record.stale(code_hash(room))
+        if stale:
+            console.print(f"[yellow]Stale: {escape(stale)}.[/]")
+    _print_runs(console, room)
+
+
+def _print_runs(console: Any, room: Room) -> None:
+    from rich.markup import escape
+
+    from working_papers.bench.store import Store
+    from working_papers.config import load_settings
+    from working_papers.database import open_database
+
+    settings = load_settings()
+    runs = Store(open_database(settings)).latest_runs(room.slug)
+    if not runs:
+        return
+    console.print("\n[bold]Runs of this installation[/]")
+    for item in runs:
+        answer = item.record["answer"] if item.record else "could not run" if item.status == "failed" else item.status
+        sham = ", sham" if item.sham else ""
+        console.print(f"  {item.id:4}  {item.started:%Y-%m-%d %H:%M}  {item.scale}{sham}  {answer}", highlight=False)
+    if runs[0].status == "failed" and runs[0].error:
+        console.print(f"\n[bold]Log of run {runs[0].id}[/]\n{escape(runs[0].error)}", highlight=False)

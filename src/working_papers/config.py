@@ -1,0 +1,120 @@
+"""Every setting, in one typed place: environment variables `WORKING_PAPERS_*` or a TOML file."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from working_papers.errors import UserError
+
+
+class Settings(BaseSettings):
+    """The settings of one installation.
+
+    Read from the environment (`WORKING_PAPERS_HOME` and so on), then from the TOML file that `WORKING_PAPERS_CONFIG`
+    names, then the defaults below.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WORKING_PAPERS_", frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("working-papers", appauthor=False)),
+        description="The one folder in which everything is kept: database, index, figures, outbox.",
+    )
+    database: str = Field(
+        default="",
+        description="SQLAlchemy address of the database; empty: the SQLite file working-papers.db in the home folder.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address the site listens on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port the site listens on; 0 takes a free one.")
+    site_name: str = Field(default="Working Papers", description="Name shown at the top of every page.")
+    base_url: str = Field(
+        default="", description="Public address of the site, for links in feeds and metadata; empty: as requested."
+    )
+    embedding_model: str = Field(
+        default="all-MiniLM-L6-v2",
+        description="Sentence-embedding model: the packaged default, or a folder with a sentence-transformers model.",
+    )
+    embedding_threads: int = Field(default=1, ge=1, description="Threads the embedding process may use.")
+    arxiv_url: str = Field(default="https://export.arxiv.org/api/query", description="Address of the arXiv API.")
+    hf_endpoint: str = Field(default="https://huggingface.co", description="Address of the Hugging Face API.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the TOML file."""
+        file = os.environ.get("WORKING_PAPERS_CONFIG")
+        toml = (TomlConfigSettingsSource(settings_cls, toml_file=file),) if file else ()
+        return (init_settings, env_settings, *toml)
+
+    @cached_property
+    def database_url(self) -> str:
+        """The database's address, with the default filled in."""
+        return self.database or f"sqlite:///{self.home / 'working-papers.db'}"
+
+    @property
+    def index_folder(self) -> Path:
+        """The search index of this machine: derived from the database, may be deleted."""
+        return self.home / "index"
+
+    @property
+    def figures_folder(self) -> Path:
+        """Figures of this installation's own runs."""
+        return self.home / "figures"
+
+    @property
+    def cache_folder(self) -> Path:
+        """What may be deleted at any time and is made again."""
+        return self.home / "cache"
+
+    def make_home(self) -> Path:
+        """Create the home folder if need be.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            writable = os.access(self.home, os.W_OK)
+        except OSError as error:
+            raise UserError(
+                f"the folder {self.home} cannot be made ({error.strerror}); "
+                "set WORKING_PAPERS_HOME to a folder you may write"
+            ) from error
+        if not writable:
+            raise UserError(
+                f"the folder {self.home} cannot be written; set WORKING_PAPERS_HOME to a folder you may write"
+            )
+        return self.home
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises:
+        UserError: a setting is wrong; the message names it.
+    """
+    file = os.environ.get("WORKING_PAPERS_CONFIG")
+    if file and not Path(file).is_file():
+        raise UserError(f"WORKING_PAPERS_CONFIG names {file}, which is not a file")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"setting {name} (WORKING_PAPERS_{name.upper()}): {first['msg']}, got {first['input']!r}"
+        ) from error
+    except ValueError as error:  # a TOML file that does not parse
+        raise UserError(f"{file}: not valid TOML ({error})") from error
