@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Engine, TypeDecorator, create_engine, event, text
+from sqlalchemy import JSON, Connection, DateTime, Dialect, Engine, TypeDecorator, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import DeclarativeBase
@@ -86,6 +86,11 @@ def open_database(settings: Settings) -> Engine:
         )
         raise UserError(f"the database {where} cannot be used ({error.orig}); {remedy}") from error
     return engine
+
+
+def reading(engine: Engine) -> Connection:
+    """A connection for reading only: it never waits for a writer, nor makes one wait."""
+    return engine.connect().execution_options(read_only=True)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

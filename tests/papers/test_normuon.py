@@ -4,10 +4,12 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from working_papers.bench import Scale, Trial
 from working_papers.papers.normuon import (
     NorMuon,
     newton_schulz,
@@ -16,6 +18,7 @@ from working_papers.papers.normuon import (
     row_norm_dispersion,
     split_parameters,
 )
+from working_papers.papers.normuon.study import LOSS, ROWS, SPREAD, STATE, Size, excess_loss, language, study, train
 
 SHAPES = [(6, 6), (12, 5), (5, 12), (1, 7), (7, 1)]
 
@@ -172,17 +175,13 @@ def test_rotations_of_the_outputs_do_not_carry_over_but_do_for_muon() -> None:
     gradients = [gaussian(7, 4, seed=seed) for seed in range(2)]
     q = orthogonal(7)
     rotated = [q @ g for g in gradients]
-    torch.testing.assert_close(
-        updates(rotated, normalize=False)[-1], q @ updates(gradients, normalize=False)[-1]
-    )
+    torch.testing.assert_close(updates(rotated, normalize=False)[-1], q @ updates(gradients, normalize=False)[-1])
     assert (updates(rotated)[-1] - q @ updates(gradients)[-1]).norm() > 0.1
 
 
 def test_a_constant_gradient_ends_and_stays_at_equal_row_norms() -> None:
     # Start from the row statistics of another gradient, so that the rows are unequal at first.
-    dispersions = [
-        row_norm_dispersion(u) for u in updates([gaussian(8, 3, seed=9)] * 5 + [gaussian(8, 3)] * 400)
-    ]
+    dispersions = [row_norm_dispersion(u) for u in updates([gaussian(8, 3, seed=9)] * 5 + [gaussian(8, 3)] * 400)]
     assert max(dispersions[5:60]) > 0.01
     assert max(dispersions[-50:]) < 1e-6
 
@@ -257,7 +256,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).double()
 
 
-def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> float:
+def fit(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0) -> float:
     loss = math.nan
     for step in range(first, first + steps):
         x = gaussian(32, 5, seed=step)
@@ -274,8 +273,8 @@ def test_it_learns(normalize: bool) -> None:
     net = model()
     matrices = [p for p in net.parameters() if p.ndim == 2]
     optimizer = NorMuon(matrices, lr=0.02, normalize=normalize)
-    first = train(net, optimizer, 1)
-    assert train(net, optimizer, 100, first=1) < 0.2 * first
+    first = fit(net, optimizer, 1)
+    assert fit(net, optimizer, 100, first=1) < 0.2 * first
 
 
 def test_matrices_of_one_shape_in_one_batch_step_as_they_would_alone() -> None:
@@ -508,9 +507,7 @@ def test_bad_arguments_of_the_functions_are_named() -> None:
 
 
 def test_row_norm_dispersion_by_hand() -> None:
-    assert row_norm_dispersion(torch.tensor([[3.0, 4.0], [0.0, 15.0]])) == pytest.approx(
-        0.5
-    )  # norms 5 and 15
+    assert row_norm_dispersion(torch.tensor([[3.0, 4.0], [0.0, 15.0]])) == pytest.approx(0.5)  # norms 5 and 15
     assert row_norm_dispersion(torch.eye(4)) == 0
     kernel = gaussian(4, 3, 2, 2)
     assert row_norm_dispersion(kernel) == row_norm_dispersion(kernel.flatten(1))
@@ -543,3 +540,65 @@ def test_split_parameters_finds_the_hidden_matrices() -> None:
     assert {names[p] for p in rest} == set(names.values()) - {names[p] for p in matrices} - {"frozen.weight"}
     assert net.lm_head.weight in set(split_parameters(net, exclude=())[0])
     NorMuon(matrices)
+
+
+# The study
+
+
+def test_the_text_follows_the_laws_that_come_with_it() -> None:
+    text = language(3, Scale.LAPTOP)
+    size = Size.of(Scale.LAPTOP)
+    assert text.training.shape == (size.steps, size.batch, size.length + 1)
+    assert text.law.shape == (size.held_out, size.length - 1, size.symbols)
+    torch.testing.assert_close(text.law.sum(dim=-1), torch.ones(size.held_out, size.length - 1))
+    spoken = text.law.gather(-1, text.validation[:, 2:].long().unsqueeze(-1)).squeeze(-1)
+    surprise = -spoken.double().log()  # its expectation is the entropy of the law
+    entropy = torch.special.entr(text.law.double()).sum(dim=-1)
+    error = (surprise - entropy).std() / math.sqrt(surprise.numel())
+    assert abs(surprise.mean() - entropy.mean()) < 4 * error
+    # The pairs of the training text and of the validation text are equally frequent, so the start is forgotten.
+    first, last = (text.training[..., at].flatten().long().bincount(minlength=size.symbols) for at in (0, -1))
+    assert (first - last).abs().max() < 5 * (2 * first.max()).sqrt()
+
+
+def test_excess_loss_is_zero_for_the_true_law_and_known_for_the_uniform_one() -> None:
+    text = language(3, Scale.SMOKE)
+    symbols = Size.of(Scale.SMOKE).symbols
+    first = torch.zeros(len(text.law), 1, symbols)  # what is predicted after one symbol does not count
+    true, uniform = (
+        torch.cat([first, text.law.log()], dim=1),
+        torch.zeros(len(text.law), text.law.shape[1] + 1, symbols),
+    )
+
+    class Fixed(nn.Module):
+        def __init__(self, logits: Tensor) -> None:
+            super().__init__()
+            self.logits = logits
+
+        def forward(self, symbols: Tensor) -> Tensor:
+            return self.logits
+
+    assert excess_loss(Fixed(true.clamp(min=-80)), text.validation.long(), text.law) == pytest.approx(0, abs=1e-5)
+    expected = math.log(symbols) - float(torch.special.entr(text.law).sum(dim=-1).mean())
+    assert excess_loss(Fixed(uniform), text.validation.long(), text.law) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("arm", list(study.arms))
+def test_a_trial_is_pure_and_complete(arm: str) -> None:
+    trial = Trial(arm=arm, seed=5, scale=Scale.SMOKE, setting={"learning rate": 0.02})
+    first, second = (train(trial, language(5, Scale.SMOKE)) for _ in range(2))
+    assert set(study.measures) <= set(first)
+    for name, value in first.items():
+        assert np.array_equal(value, second[name])
+        assert np.isfinite(value).all()
+    if arm == "muon":  # the step that is compared with Muon's is Muon's
+        assert first[ROWS] == pytest.approx(1, abs=1e-3)
+        assert first[SPREAD] == pytest.approx(1, abs=1e-3)
+    assert first[STATE] == pytest.approx({"normuon": 1.05, "muon": 1.0, "adamw": 2.0}[arm], abs=0.02)
+    assert 0 < float(first[LOSS]) < math.log(Size.of(Scale.SMOKE).symbols)
+
+
+def test_a_seed_fixes_its_language() -> None:
+    texts = [language(seed, Scale.SMOKE) for seed in (5, 5, 6)]
+    assert torch.equal(texts[0].training, texts[1].training)
+    assert not torch.equal(texts[0].training, texts[2].training)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from working_papers.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -76,11 +78,26 @@ def interval(values: NDArray[np.float64], level: float) -> tuple[NDArray[np.floa
     from scipy import stats
 
     count = values.shape[-1]
-    mean = values.mean(axis=-1)
+    mean, error = _mean_and_error(values)
     if count < 2:
         return np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
-    half = stats.t.ppf(0.5 + level / 2, count - 1) * stats.sem(values, axis=-1)
+    half = stats.t.ppf(0.5 + level / 2, count - 1) * error
     return mean - half, mean + half
+
+
+def _mean_and_error(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard error along the last axis.
+
+    Where all seeds agree the mean is their very value: rounding must not carry a constant across a bound.
+    """
+    import numpy as np
+
+    count = values.shape[-1]
+    constant = np.ptp(values, axis=-1) == 0
+    mean = np.where(constant, values[..., 0], values.mean(axis=-1))
+    if count < 2:
+        return mean, np.full_like(mean, np.inf)
+    return mean, np.where(constant, 0.0, values.std(axis=-1, ddof=1) / np.sqrt(count))
 
 
 @dataclass(frozen=True)
@@ -175,18 +192,18 @@ class Check(ABC):
 
     def _p_value(self, samples: NDArray[np.float64], measure: Measure) -> float | None:
         """The larger of the one-sided p values against the ends of the region."""
-        import numpy as np
         from scipy import stats
 
         if samples.size < 2:
             return None
+        mean, error = _mean_and_error(samples)
+        if error == 0:
+            holds, _ = self.decide(mean, mean, measure)
+            return 0.0 if holds else 1.0
         low, high = self.region(measure)
-        if np.ptp(samples) == 0:
-            return float(not low <= samples[0] <= high)
-        tests = [(low, "greater"), (high, "less")]
-        return max(
-            float(stats.ttest_1samp(samples, end, alternative=side).pvalue) for end, side in tests if np.isfinite(end)
-        )
+        above = stats.t.sf((mean - low) / error, samples.size - 1)
+        below = stats.t.sf((high - mean) / error, samples.size - 1)
+        return float(max(above, below))  # an end at infinity gives 0
 
 
 @dataclass(frozen=True)
@@ -242,7 +259,7 @@ class Beats(Check):
             raise ValueError(f"{self.describe()}: by={self.by} is not a fraction between -1 and 1")
 
     def samples(self, values: Values, measure: Measure) -> NDArray[np.float64]:
-        ours, theirs = (_on_scale(values[arm][self.on], measure) for arm in self.arms)
+        ours, theirs = (_on_scale(values, arm, measure) for arm in self.arms)
         return ours - theirs if measure.better == "higher" else theirs - ours
 
     def region(self, measure: Measure) -> tuple[float, float]:
@@ -296,7 +313,7 @@ class Matches(Check):
             raise ValueError(f"{self.describe()}: margin={self.margin} is not a fraction below 1")
 
     def samples(self, values: Values, measure: Measure) -> NDArray[np.float64]:
-        ours, theirs = (_on_scale(values[arm][self.on], measure) for arm in self.arms)
+        ours, theirs = (_on_scale(values, arm, measure) for arm in self.arms)
         return ours - theirs
 
     def region(self, measure: Measure) -> tuple[float, float]:
@@ -343,7 +360,7 @@ class Within(Check):
             raise ValueError(f"{self.describe()}: bounds of a ratio measure must be positive")
 
     def samples(self, values: Values, measure: Measure) -> NDArray[np.float64]:
-        return _on_scale(values[self.arm][self.on], measure)
+        return _on_scale(values, self.arm, measure)
 
     def region(self, measure: Measure) -> tuple[float, float]:
         import math
@@ -416,14 +433,23 @@ def level_for(checks: int) -> float:
     return 1 - ALPHA / checks
 
 
-def _on_scale(values: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
+def _on_scale(values: Values, arm: str, measure: Measure) -> NDArray[np.float64]:
+    """An arm's measurements as a check compares them.
+
+    Raises:
+        UserError: a ratio measure that is not positive.
+    """
     import numpy as np
 
+    found = np.asarray(values[arm][measure.name], dtype=np.float64)
     if measure.scale == "difference":
-        return np.asarray(values, dtype=np.float64)
-    if np.any(np.asarray(values) <= 0):
-        raise ValueError(f"{measure.name}: a ratio measure must be positive, got {np.min(values):g}")
-    return np.log(values)
+        return found
+    if np.any(found <= 0):
+        raise UserError(
+            f"the measure {measure.name!r} of arm {arm!r} is {found.min():g}, but it is compared as a ratio and must "
+            'be positive; declare it with scale="difference"'
+        )
+    return np.log(found)
 
 
 def _threshold(by: float, measure: Measure) -> float:

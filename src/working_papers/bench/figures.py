@@ -90,6 +90,14 @@ def _svg(figure: Figure) -> str:
     )
     body = text[head_end:].replace(INK, "currentColor").replace(FAINT, "var(--faint)")
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    # Matplotlib writes more decimals than a screen can show.
-    body = re.sub(r"(\d+\.\d{2})\d+", r"\1", body)
-    return text[start:head_end] + rules + body
+    return text[start:head_end] + rules + _SPARE_DECIMALS.sub(_rounded, body)
+
+
+# Factors are kept whole: a glyph's scale is 1/64, which two decimals would make a third smaller.
+_SPARE_DECIMALS = re.compile(r"(?:scale|matrix)\([^)]*\)|\d+\.\d{3,}")
+
+
+def _rounded(match: re.Match[str]) -> str:
+    """A coordinate with the decimals that a screen can show; a scale or matrix as it is."""
+    found = match[0]
+    return found if found.endswith(")") else f"{float(found):.2f}"

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, field_validator, model_validator
 
+from working_papers.errors import UserError
+
 TOPICS: tuple[str, ...] = (
     "architecture search",
     "architectures",
@@ -39,7 +41,7 @@ SUMMARY_WORDS = (80, 150)
 Text = Annotated[str, Field(min_length=1)]
 
 
-class PaperFileError(ValueError):
+class PaperFileError(UserError, ValueError):
     """A `paper.toml` that cannot be used; the message names the file and the field."""
 
 

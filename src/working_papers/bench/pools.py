@@ -70,6 +70,7 @@ class LocalPool:
         context = get_context(next(method for method in methods if method in _start_methods()))
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(PRELOADED)
+            _start_fork_server()
         waiting = deque(specs)
         running: dict[Connection, tuple[BaseProcess, TrialSpec]] = {}
         try:
@@ -83,16 +84,16 @@ class LocalPool:
                         args=(theirs, room, spec, self.cache),
                         name=f"{spec.slug} {spec.arm} {spec.index}",
                     )
+                    running[ours] = (process, spec)  # first, so that nothing that starts can be left behind
                     process.start()
                     theirs.close()
-                    running[ours] = (process, spec)
                     yield Event(spec)
                 for ready in connection.wait(list(running), timeout=1.0):
                     assert isinstance(ready, Connection)
                     process, spec = running[ready]
                     try:
                         message: float | Outcome = ready.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # the end of the file, before or within a message
                         process.join()
                         message = Outcome(error=_how_it_died(process.exitcode))
                     if isinstance(message, Outcome):
@@ -103,11 +104,31 @@ class LocalPool:
                     else:
                         yield Event(spec, message)
         finally:
-            for process, _ in running.values():
+            started = [process for process, _ in running.values() if process.pid is not None]
+            for process in started:
                 process.kill()
-            for ours, (process, _) in running.items():
+            for process in started:
                 process.join()
+            for ours in running:
                 ours.close()
+
+
+def _start_fork_server() -> None:
+    """Start the server from which trials are forked, deaf to Ctrl-C, which is the conductor's to handle.
+
+    A trial's process inherits this. Were it to ignore the signal by itself, one that comes while it starts up would
+    print a traceback.
+    """
+    from multiprocessing import forkserver
+
+    if threading.current_thread() is not threading.main_thread():  # elsewhere signals cannot be set, nor do they arrive
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_methods() -> list[str]:
@@ -202,5 +223,10 @@ class RayPool:
 
 
 def _ray_trial(room: Room, spec: TrialSpec) -> Outcome:
-    """A trial on a worker; what arms share is kept in the worker machine's temporary folder."""
-    return run_trial(room, spec, cache=Path(tempfile.gettempdir()) / "working-papers-prepared")
+    """A trial on a worker; what arms share is kept in a temporary folder of the worker's machine and user."""
+    # Pickles are read back from it, so nobody else may write there.
+    cache = Path(tempfile.gettempdir()) / f"working-papers-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and cache.stat().st_uid != os.getuid():
+        return Outcome(error=f"the folder {cache} belongs to another user; remove it or set TMPDIR")
+    return run_trial(room, spec, cache=cache)

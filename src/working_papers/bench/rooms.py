@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -58,16 +59,26 @@ class Room:
         """Import the study; this imports torch.
 
         Raises:
-            UserError: the room does not run yet, or its study is not complete.
+            UserError: the room does not run yet, or its study cannot be imported or is not complete.
         """
         if not self.runs:
             raise UserError(f"{self.slug} has no study yet; `working-papers list` shows which rooms run")
-        study: Study = importlib.import_module(f"{self.module}.study").study
         try:
+            study: Study = importlib.import_module(f"{self.module}.study").study
             study.check_complete()
-        except ValueError as error:
-            raise UserError(f"{self.slug}: {error}") from error
+        except Exception as error:  # whatever a room's code raises is told in one sentence, with the line
+            raise UserError(f"{self.slug}: the study cannot be loaded: {_told(error, self.folder)}") from error
         return study
+
+
+def _told(error: Exception, folder: Path) -> str:
+    """An error in a room's code in one line, with the last of the room's lines that took part in it."""
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    lines = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(folder)
+    ]
+    where = f" ({Path(lines[-1].filename).relative_to(folder)}, line {lines[-1].lineno})" if lines else ""
+    return f"{kind}{' '.join(str(error).split())}{where}"
 
 
 @cache
@@ -79,7 +90,10 @@ def rooms() -> dict[str, Room]:
         for file in sorted(own.glob("*/paper.toml"))
     }
     for entry in entry_points(group=ENTRY_POINTS):
-        spec = importlib.util.find_spec(entry.value)
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except ModuleNotFoundError:  # the package that should contain it is not there
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
                 f"the room {entry.name!r} of an installed package names {entry.value}, which is not a package"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -105,7 +105,7 @@ class Conductor:
     sham: bool = False
     fresh: bool = False
     watch: Callable[[Progress], None] | None = None
-    failures: list[Failure] = field(default_factory=list)
+    outcomes: dict[TrialSpec, Outcome] = field(default_factory=dict, init=False)
 
     def run(self, *, with_sham: bool = False) -> Result:
         """Run the study to its end.
@@ -114,13 +114,14 @@ class Conductor:
             with_sham: also run the sham control and put its answer into the record.
 
         Raises:
-            UserError: the room has no study, or it is not complete.
+            UserError: the room has no study, or it is not complete; a check does not fit what was measured; the
+                figure cannot be drawn.
             KeyboardInterrupt: stopped by the user; finished trials are kept.
         """
         self.study: Study = self.room.load_study()
         self.hash = code_hash(self.room)
         self.count = self.seeds if self.seeds is not None else self.study.seeds[self.scale]
-        self.outcomes: dict[TrialSpec, Outcome] = {}
+        self.outcomes.clear()
         started = time.monotonic()
         self.number = self.store.begin(
             slug=self.room.slug, scale=self.scale, sham=self.sham, seeds=self.count, code_hash=self.hash
@@ -140,8 +141,10 @@ class Conductor:
             self.store.end(self.number, FAILED, error=message)
             return Result(self.number, None, None, failed.failures)
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            self.store.end(self.number, INTERRUPTED if stopped else FAILED, error=f"{type(error).__name__}: {error}")
+            if isinstance(error, KeyboardInterrupt):
+                self.store.end(self.number, INTERRUPTED, error="stopped by the user")
+            else:
+                self.store.end(self.number, FAILED, error=traceback.format_exc())
             raise
         finally:
             self._forget_prepared()
@@ -303,12 +306,28 @@ class Conductor:
     def _draw(self, specs: dict[tuple[str, int], TrialSpec]) -> Path:
         import numpy as np
 
-        arrays = {}
+        arrays: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
         for arm in self.study.arms:
             outcomes = [self.outcomes[specs[arm, index]].arrays for index in range(self.count)]
-            arrays[arm] = {name: np.stack([each[name] for each in outcomes]) for name in outcomes[0]}
+            arrays[arm] = {}
+            for name in outcomes[0]:
+                shapes = {each[name].shape if name in each else None for each in outcomes}
+                if len(shapes) > 1:
+                    raise UserError(
+                        f"{self.room.slug}: the array {name!r} of arm {arm!r} must have one shape on all seeds, "
+                        f"got {', '.join(map(str, shapes))}"
+                    )
+                arrays[arm][name] = np.stack([each[name] for each in outcomes])
         trials = Trials(self.study.arms, self.scale, self._values(specs), arrays)
-        return draw(self.study, trials, self.figures / self.room.slug, str(self.number))
+        try:
+            return draw(self.study, trials, self.figures / self.room.slug, str(self.number))
+        except OSError as error:
+            raise UserError(f"the figure cannot be written: {error}; the trials are kept") from error
+        except Exception as error:  # the room's own code
+            raise UserError(
+                f"{self.room.slug}: the figure cannot be drawn ({type(error).__name__}: {error}); the trials are kept, "
+                f"`working-papers show {self.room.slug}` prints the log"
+            ) from error
 
     def _forget_prepared(self) -> None:
         """What arms shared is not needed once a run has ended; the next one makes it again."""
@@ -353,6 +372,21 @@ def write_reference(room: Room, result: Result) -> Path:
     if size > LIMIT_KILOBYTES:
         raise UserError(f"{room.slug}: the figure has {size:.0f} kB; the limit is {LIMIT_KILOBYTES}: draw fewer points")
     path = room.folder / "reference.json"
-    path.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    shutil.copyfile(result.figure, room.folder / "figure.svg")
+    contents = {
+        room.folder / "figure.svg": result.figure.read_bytes(),
+        path: (record.model_dump_json(indent=1) + "\n").encode(),
+    }
+    parts = {target: target.with_name(f"{target.name}.part") for target in contents}
+    try:
+        for target, content in contents.items():
+            parts[target].write_bytes(content)
+        for target, part in parts.items():
+            part.replace(target)
+    except OSError as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        raise UserError(
+            f"the reference verdict cannot be written: {error.filename} ({error.strerror}); it belongs into a checkout "
+            "that you may write"
+        ) from error
     return path

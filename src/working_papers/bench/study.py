@@ -57,6 +57,15 @@ class Measure:
     scale: Literal["difference", "ratio"] = "difference"
     about: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse a direction or a scale that does not exist: it would silently be taken for another."""
+        if self.better not in ("lower", "higher", None):
+            raise ValueError(f"measure {self.name!r}: better is {self.better!r}; expected 'lower', 'higher' or None")
+        if self.scale not in ("difference", "ratio"):
+            raise ValueError(f"measure {self.name!r}: scale is {self.scale!r}; expected 'difference' or 'ratio'")
+        if self.name in COSTS:
+            raise ValueError(f"measure {self.name!r}: a cost has this name; return it without declaring it")
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -187,7 +196,7 @@ class Study:
         self.trial_function: Callable[..., Measurements] | None = None
         self.sham_function: Callable[..., Measurements] | None = None
         self.figure_function: Callable[[Trials, Figure], None] | None = None
-        self._check_declaration()
+        self._check_declaration(measures)
 
     def prepare(self, function: Callable[[int, Scale], T]) -> Callable[[int, Scale], T]:
         """Decorator: what all arms of a seed share; made once, and every trial gets a fresh copy."""
@@ -211,7 +220,7 @@ class Study:
         self.figure_function = function
         return function
 
-    def _check_declaration(self) -> None:
+    def _check_declaration(self, measures: tuple[Measure, ...]) -> None:
         def known_arm(arm: str | None, where: str) -> None:
             if arm is not None and arm not in self.arms:
                 raise ValueError(f"{where}: unknown arm {arm!r}; the arms are {', '.join(self.arms)}")
@@ -220,6 +229,10 @@ class Study:
         known_arm(self.sham_arm, "sham")
         if self.sham_arm == self.method:
             raise ValueError(f"sham: {self.method!r} is the method itself; expected one of the baselines")
+        if len(self.measures) < len(measures):
+            names = [measure.name for measure in measures]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"measures: the name {twice!r} is used twice")
         missing = [scale.value for scale in Scale if self.seeds.get(scale, 0) < 1]
         if missing:
             raise ValueError(f"seeds: no number of seeds for scale {missing[0]!r}")
@@ -237,8 +250,10 @@ class Study:
             counts = {arm: len(candidates) for arm, candidates in self.tuning.candidates.items()}
             for arm in counts:
                 known_arm(arm, "tuning")
-            if len(set(counts.values())) != 1:
+            if len(set(counts.values())) != 1 or 0 in counts.values():
                 raise ValueError(f"tuning: every arm must get the same number of candidates, got {counts}")
+            if self.tuning.seeds < 1:
+                raise ValueError(f"tuning: seeds is {self.tuning.seeds}; expected at least 1")
 
     def check_complete(self) -> None:
         """Make sure that the study can be run.

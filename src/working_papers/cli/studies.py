@@ -170,6 +170,8 @@ def print_record(console: Any, room: Room, record: Record) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from working_papers.bench.report import cost_rows, measure_rows
+
     color = COLORS[record.answer]
     console.print()
     console.print(f"[bold]{escape(room.paper.title)}[/]", highlight=False)
@@ -203,39 +205,6 @@ def print_record(console: Any, room: Room, record: Record) -> None:
         console.print(f"[dim]Sham control: {record.sham.answer}, as it should not be *holds*.[/]", highlight=False)
 
 
-def measure_rows(record: Record) -> list[tuple[str, list[str]]]:
-    """Table rows of measures: name with unit, then mean ± deviation of every arm."""
-    from statistics import fmean, stdev
-
-    rows = []
-    for measure in record.measures:
-        arrow = {"lower": " ↓", "higher": " ↑", None: ""}[measure.better]
-        unit = f" ({measure.unit})" if measure.unit else ""
-        cells = []
-        for arm in record.arms.values():
-            values = arm.measures[measure.name]
-            spread = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-            cells.append(f"{fmean(values):.4g}{spread}")
-        rows.append((f"{measure.name}{unit}{arrow}", cells))
-    return rows
-
-
-def cost_rows(record: Record) -> list[tuple[str, list[str]]]:
-    """Table rows of costs: name, then the mean of every arm."""
-    names = dict.fromkeys(name for arm in record.arms.values() for name in arm.costs)
-    rows = []
-    for name in names:
-        values = [record.cost(arm, name) for arm in record.arms]
-        rows.append((f"{name} a trial", ["" if value is None else _amount(value) for value in values]))
-    return rows
-
-
-def _amount(value: float) -> str:
-    if value >= 1e6:
-        return f"{value:.3g}".replace("e+0", "e")
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def list_rooms(as_json: JsonFlag = False) -> None:
     """List all rooms: the papers, which of them run, and their verdicts."""
     from working_papers.bench.rooms import rooms
@@ -260,22 +229,18 @@ def list_rooms(as_json: JsonFlag = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("room", no_wrap=True)
-    table.add_column("paper", overflow="ellipsis", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table.add_column("room", no_wrap=True, width=max(len(row["slug"]) for row in rows))
+    table.add_column("verdict", no_wrap=True, width=len("does not hold"))
+    table.add_column("paper", overflow="ellipsis", no_wrap=True, ratio=1)
     rows.sort(key=lambda row: (not row["runs"], row["slug"]))
     for row in rows:
         verdict = row["verdict"]
-        shown = (
-            f"[{COLORS[verdict]}]{verdict}[/]"
-            if verdict
-            else "no verdict"
-            if row["runs"]
-            else "[dim]not yet running[/]"
-        )
-        table.add_row(row["slug"], row["title"], shown)
+        shown = f"[{COLORS[verdict]}]{verdict}[/]" if verdict else "no verdict" if row["runs"] else "[dim]–[/]"
+        table.add_row(row["slug"], shown, row["title"])
     Console().print(table)
+    running = sum(row["runs"] for row in rows)
+    Console().print(f"{len(rows)} papers; {running} run, the others are described and not yet running.", highlight=False)
 
 
 def verdicts(

@@ -1,6 +1,6 @@
-"""Helpers for tests of methods, and the conformance suite that every room passes; other people's rooms may use them too."""
+"""Helpers for tests of methods, and the conformance suite that every room passes, other people's rooms too."""
 
-from working_papers.testing.conformance import ROOM_CHECKS, check_room
+from working_papers.testing.conformance import REFERENCE_CHECKS, ROOM_CHECKS, RoomCheck, check_room, run_smoke
 from working_papers.testing.methods import (
     assert_deterministic,
     assert_equivariant,
@@ -12,7 +12,9 @@ from working_papers.testing.methods import (
 )
 
 __all__ = [
+    "REFERENCE_CHECKS",
     "ROOM_CHECKS",
+    "RoomCheck",
     "assert_deterministic",
     "assert_equivariant",
     "assert_gradients_reach_parameters",
@@ -21,4 +23,5 @@ __all__ = [
     "assert_state_dict_round_trip",
     "check_room",
     "random_rotation",
+    "run_smoke",
 ]

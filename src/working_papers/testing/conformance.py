@@ -5,6 +5,9 @@ In a test file of your own rooms:
     @pytest.mark.parametrize("check", ROOM_CHECKS, ids=lambda check: check.__name__)
     def test_room(check):
         check_room("my_room", check)
+
+    def test_study_runs(tmp_path):
+        run_smoke("my_room", tmp_path)
 """
 
 from __future__ import annotations
@@ -14,9 +17,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from working_papers.bench.code_hash import code_hash
 from working_papers.bench.rooms import Room, get_room
+from working_papers.bench.study import Scale
+
+if TYPE_CHECKING:
+    from working_papers.bench.record import Record
 
 RoomCheck = Callable[[Room], None]
 
@@ -29,6 +37,43 @@ FIGURE_BYTES = 200_000
 def check_room(slug: str, check: RoomCheck) -> None:
     """Apply one check to a room; AssertionError says what is missing."""
     check(get_room(slug))
+
+
+def run_smoke(slug: str, folder: Path) -> Record:
+    """Run the room's study at smoke scale, in a store of its own.
+
+    Args:
+        slug: the room.
+        folder: an empty folder for the store, the figure and what arms share.
+
+    Returns:
+        The record of the run.
+
+    Raises:
+        AssertionError: trials failed; the message is the log of the first.
+        UserError: there is no such room, or its study cannot be run.
+    """
+    from working_papers.bench.pools import LocalPool
+    from working_papers.bench.runner import Conductor
+    from working_papers.bench.store import Store
+    from working_papers.config import Settings
+    from working_papers.database import open_database
+
+    settings = Settings(home=folder, database=f"sqlite:///{folder / 'smoke.db'}")
+    engine = open_database(settings)
+    try:
+        conductor = Conductor(
+            room=get_room(slug),
+            scale=Scale.SMOKE,
+            store=Store(engine),
+            pool=LocalPool(settings.cache_folder),
+            figures=settings.figures_folder,
+        )
+        result = conductor.run()
+    finally:
+        engine.dispose()
+    assert result.record is not None, f"{slug}: {len(result.failures)} trials failed\n{result.failures[0].error}"
+    return result.record
 
 
 def has_all_files(room: Room) -> None:
@@ -75,9 +120,10 @@ def _is_record(item: object) -> bool:
 
 def names_its_source(room: Room) -> None:
     """The method's module says which paper it is."""
-    files = [room.folder / "method.py"] if (room.folder / "method.py").exists() else [room.folder / "method/__init__.py"]
-    text = ast.get_docstring(ast.parse(files[0].read_text(encoding="utf-8"))) or ""
-    assert "http" in text, f"{room.slug}/{files[0].name}: the first docstring does not link the paper"
+    single = room.folder / "method.py"
+    method = single if single.exists() else room.folder / "method" / "__init__.py"
+    text = ast.get_docstring(ast.parse(method.read_text(encoding="utf-8"))) or ""
+    assert "http" in text, f"{room.slug}/{method.name}: the first docstring does not link the paper"
     for file in room.folder.rglob("*.py"):
         lines = len(file.read_text(encoding="utf-8").splitlines())
         assert lines <= METHOD_LINES, f"{room.slug}/{file.name} has {lines} lines; split it into a folder"
@@ -97,7 +143,7 @@ def tests_claims_of_the_paper(room: Room) -> None:
     study = room.load_study()
     claims = {claim.id for claim in room.paper.claims}
     for check in study.checks:
-        assert check.claim in claims, f"{room.slug}: {check.describe()} tests the claim {check.claim!r}, not in paper.toml"
+        assert check.claim in claims, f"{room.slug}: {check.describe()} names claim {check.claim!r}, not in paper.toml"
 
 
 def explains_its_measures(room: Room) -> None:
@@ -107,7 +153,8 @@ def explains_its_measures(room: Room) -> None:
         assert measure.about, f"{room.slug}: the measure {measure.name!r} has no line in `about`"
     assert study.budget, f"{room.slug}: the study does not say what budget each arm has"
     assert study.notes, f"{room.slug}: the study does not say what differs from the paper"
-    assert study.seeds["laptop"] >= 3, f"{room.slug}: {study.seeds['laptop']} seeds at laptop scale decide nothing"
+    seeds = study.seeds[Scale.LAPTOP]
+    assert seeds >= 3, f"{room.slug}: {seeds} seeds at laptop scale decide nothing"
 
 
 def has_an_honest_reference(room: Room) -> None:
@@ -118,7 +165,7 @@ def has_an_honest_reference(room: Room) -> None:
     assert record.sham is not None and record.sham.answer != "holds", f"{room.slug}: the study says holds to a sham"
     assert record.code_hash == code_hash(room), f"{room.slug}: the code has changed since the reference verdict"
     study = room.load_study()
-    assert record.seeds == study.seeds["laptop"]
+    assert record.seeds == study.seeds[Scale.LAPTOP]
     assert [check.rule for check in record.checks] == [check.describe() for check in study.checks]
 
 
@@ -143,6 +190,9 @@ ROOM_CHECKS: tuple[RoomCheck, ...] = (
     has_an_honest_reference,
     has_a_light_figure,
 )
+
+REFERENCE_CHECKS: tuple[RoomCheck, ...] = (has_all_files, has_an_honest_reference, has_a_light_figure)
+"""Those of them that a room can only pass once its reference verdict has been written."""
 
 
 def imported_modules(file: Path) -> set[str]:

@@ -34,7 +34,8 @@ def random_rotation(
     q = q * torch.sign(torch.diagonal(r))
     if (torch.linalg.det(q) < 0) != reflect:
         q[:, 0] = -q[:, 0]
-    return q.to(dtype)
+    rotation: Tensor = q.to(dtype)
+    return rotation
 
 
 def assert_equivariant(

@@ -1,0 +1,1 @@
+"""The pages: feed, papers, rooms, search and status over the daily and the bench."""

@@ -2,13 +2,14 @@
 
 https://arxiv.org/abs/2310.02541 (Xu, Wang, Frei, Vardi, Hu; ICLR 2024)
 
-Four Gaussian clusters carry XOR labels, some of them flipped. Full-batch gradient descent on a two-layer ReLU
-network memorises every label, the flipped ones included, in its first step, as a linear classifier would, and
-only a few steps later finds the clusters: it then classifies fresh data nearly perfectly and still fits the noise.
+Four Gaussian clusters carry XOR labels, some of them flipped. Full-batch gradient descent on a two-layer
+ReLU network memorises every label in its first step, the flipped ones too, and is then next to a linear
+classifier; a few steps later it has found the clusters, labels fresh data nearly perfectly, and still fits
+every flipped label.
 
-No official code was found; data, network and training follow the paper's Section 2. Ours alone are the
-coordinates in which the weights are never formed (`GramSpace`), the exact linear share (`linear_share`) and the
-meter that reads the delay off any training log (`overfitting_report`).
+No official code was found: data, network and training follow the paper's Section 2. Ours are the two ways to
+run it at the input dimensions that the theorems ask for (`draw_in_span`, exact in law, and `GramSpace`, exact),
+the linear share (`linear_share`) and the meter for training logs (`overfitting_report`).
 
 Dimensions:
     n  training samples             p  input dimension          m  neurons
@@ -22,41 +23,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "Batch",
-    "GramSpace",
-    "OverfittingReport",
-    "Trace",
-    "TwoLayerReLU",
-    "XORClusters",
-    "gradient_descent_step",
-    "gradient_descent_trace",
-    "linear_r2",
-    "linear_share",
-    "minimum_norm_interpolator",
-    "neuron_alignment",
-    "overfitting_report",
-    "step_coefficients",
-    "theory_constants",
-]
-
-
-# Data ---------------------------------------------------------------------------------------------------------
+Device = torch.device | str
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples with both their labels: the one given to the learner and the one the cluster has.
+    """Samples with both their labels: the one given to the learner and the one of the cluster.
 
     Args:
         x: inputs [n, p].
-        y: labels as given, some flipped, -1 or +1 in the inputs' dtype [n].
-        clean: labels of the clusters, -1 or +1 in the inputs' dtype [n].
-        cluster: index of the cluster [n]: 0 is +mean 1, 1 is -mean 1, 2 is +mean 2, 3 is -mean 2.
+        y: labels as given, some flipped: -1 or +1 in the inputs' dtype [n].
+        clean: labels of the clusters: -1 or +1 in the inputs' dtype [n].
+        cluster: 0 for +mean 1, 1 for -mean 1, 2 for +mean 2, 3 for -mean 2 [n].
         flipped: where the two labels differ, boolean [n].
     """
 
@@ -74,35 +57,33 @@ class Batch:
 class XORClusters:
     """The distribution of XOR clusters with label noise.
 
-    A cluster is drawn evenly from +mean 1, -mean 1 (clean label +1), +mean 2, -mean 2 (clean label -1); the input is
-    the cluster's mean plus standard normal noise; the label is flipped with probability `noise_rate`.
-    No linear function of the input agrees with the clean labels more often than half the time.
+    An input is one of +mean 1, -mean 1 (clean label +1), +mean 2, -mean 2 (clean label -1), drawn evenly, plus
+    standard normal noise; its label is flipped with probability `noise_rate`. Since x and -x share their clean
+    label, every linear classifier is right exactly half the time.
 
     Args:
         means: two orthogonal vectors of equal norm [2, p]; samples follow their dtype and device.
-        noise_rate: probability that a label is flipped, at least 0 and below 1/2.
+        noise_rate: probability of a flipped label, at least 0 and below 1/2.
 
     Raises:
         ValueError: the means are no such pair, or the noise rate is out of range.
 
-    Source: Section 2 of the paper, there written with unit noise, as here.
+    Source: Section 2 of the paper.
     """
 
     means: Tensor
     noise_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        means = self.means
-        if means.ndim != 2 or len(means) != 2 or not means.is_floating_point():
-            raise ValueError(
-                f"means has shape {tuple(means.shape)} and dtype {means.dtype}; "
-                "expected a floating-point tensor of shape (2, dimension)"
-            )
-        gram = (means.double() @ means.double().T).cpu()
-        scale = float(gram.diagonal().max())
-        if not 0 < scale < math.inf or float((gram / scale - torch.eye(2, dtype=gram.dtype)).abs().max()) > 1e-4:
-            raise ValueError(f"means has inner products {gram.tolist()}; expected orthogonal vectors of equal norm")
-        if not 0.0 <= self.noise_rate < 0.5:
+        if self.means.ndim != 2 or len(self.means) != 2 or not self.means.is_floating_point():
+            shape, dtype = tuple(self.means.shape), self.means.dtype
+            raise ValueError(f"means is {dtype} of shape {shape}; expected floating point of shape (2, p)")
+        products = (self.means.double() @ self.means.double().T).cpu()
+        largest = products.abs().max()
+        if not 0 < largest < math.inf or (products / largest - torch.eye(2)).abs().max() > 1e-4:
+            found = products.tolist()
+            raise ValueError(f"means has inner products {found}; expected orthogonal vectors of equal norm")
+        if not 0 <= self.noise_rate < 0.5:
             raise ValueError(f"noise_rate is {self.noise_rate}; expected at least 0 and below 0.5")
 
     @classmethod
@@ -113,15 +94,15 @@ class XORClusters:
         signal: float,
         noise_rate: float = 0.0,
         generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         dtype: torch.dtype | None = None,
     ) -> XORClusters:
-        """Draw the two means in uniformly random directions.
+        """Means of norm `signal` in two random directions.
 
         Args:
             dimension: input dimension p, at least 2.
-            signal: norm of each mean, in units of the noise's standard deviation in one coordinate.
-            noise_rate: probability that a label is flipped.
+            signal: norm of each mean, in standard deviations of the noise along one direction.
+            noise_rate: probability of a flipped label.
             generator: source of randomness, on `device`.
             device: where the means, and so the samples, live.
             dtype: floating-point type of the means, and so of the samples.
@@ -134,18 +115,7 @@ class XORClusters:
         if not signal > 0:
             raise ValueError(f"signal is {signal}; expected a positive norm")
         normal = torch.randn(dimension, 2, generator=generator, device=device, dtype=dtype)
-        orthonormal, _ = torch.linalg.qr(normal)
-        return cls(signal * orthonormal.T.contiguous(), noise_rate)
-
-    @property
-    def dimension(self) -> int:
-        """Input dimension p."""
-        return self.means.shape[1]
-
-    @property
-    def signal(self) -> float:
-        """Norm of each mean."""
-        return float(self.means[0].norm())
+        return cls(signal * torch.linalg.qr(normal).Q.T.contiguous(), noise_rate)
 
     def sample(self, count: int, *, generator: torch.Generator | None = None) -> Batch:
         """Draw independent samples.
@@ -153,9 +123,6 @@ class XORClusters:
         Args:
             count: number of samples n, at least 1.
             generator: source of randomness, on the means' device.
-
-        Returns:
-            A batch of n samples, with the means' dtype and on their device.
 
         Raises:
             ValueError: the count is below 1.
@@ -165,35 +132,20 @@ class XORClusters:
         means, device = self.means, self.means.device
         cluster = torch.randint(4, (count,), generator=generator, device=device)
         flipped = torch.rand(count, generator=generator, device=device) < self.noise_rate
-        x = torch.randn(count, self.dimension, generator=generator, device=device, dtype=means.dtype)
-        x += torch.cat([means[:1], -means[:1], means[1:], -means[1:]])[cluster]
+        x = torch.randn(count, means.shape[1], generator=generator, device=device, dtype=means.dtype)
+        x += torch.stack([means[0], -means[0], means[1], -means[1]])[cluster]
         clean = torch.where(cluster < 2, 1.0, -1.0).to(means.dtype)
         return Batch(x, torch.where(flipped, -clean, clean), clean, cluster, flipped)
 
-    def optimal_labels(self, x: Tensor) -> Tensor:
-        """Label fresh inputs by the rule that knows the means: which of the two has the larger |projection|.
-
-        Args:
-            x: inputs [n, p].
-
-        Returns:
-            -1 or +1 in the inputs' dtype [n]; no rule has a smaller error.
-        """
-        projection = (x @ self.means.T.to(x)).abs()
-        return torch.where(projection[:, 0] >= projection[:, 1], 1.0, -1.0).to(x.dtype)
-
-
-# Network and training -----------------------------------------------------------------------------------------
-
 
 class TwoLayerReLU(nn.Module):
-    """f(x) = sum_j a_j relu(<w_j, x>), without biases; the second layer a is random signs over sqrt(m) and fixed.
+    """f(x) = sum_j a_j relu(<w_j, x>), without biases; the a_j are random signs over sqrt(m) and stay fixed.
 
     Args:
         dimension: input dimension p.
         width: number of neurons m.
-        init_scale: standard deviation of the first layer's entries; the paper's theory needs it tiny.
-        train_second_layer: whether the second layer is a parameter too; the paper keeps it fixed.
+        init_scale: standard deviation ω of the first layer's entries; the theorems need it tiny.
+        train_second_layer: whether the a_j are trained too, which the paper does not do.
         generator: source of randomness, on `device`.
         device: where the weights live.
         dtype: floating-point type of the weights.
@@ -218,14 +170,12 @@ class TwoLayerReLU(nn.Module):
         init_scale: float,
         train_second_layer: bool = False,
         generator: torch.Generator | None = None,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if dimension < 1:
-            raise ValueError(f"dimension is {dimension}; expected at least 1")
-        if width < 1:
-            raise ValueError(f"width is {width}; expected at least 1 neuron")
+        if dimension < 1 or width < 1:
+            raise ValueError(f"dimension and width are {dimension} and {width}; expected at least 1 each")
         if not init_scale >= 0:
             raise ValueError(f"init_scale is {init_scale}; expected a standard deviation, at least 0")
         self.init_scale = init_scale
@@ -241,56 +191,217 @@ class TwoLayerReLU(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw both layers anew."""
         self.first_layer.normal_(generator=generator).mul_(self.init_scale)
-        signs = torch.randint(2, self.second_layer.shape, generator=generator, device=self.second_layer.device)
-        self.second_layer.copy_((2 * signs - 1) / math.sqrt(len(signs)))
+        width, device = len(self.second_layer), self.second_layer.device
+        signs = 2 * torch.randint(2, (width,), generator=generator, device=device) - 1
+        self.second_layer.copy_(signs / math.sqrt(width))
 
     def extra_repr(self) -> str:
         width, dimension = self.first_layer.shape
         return f"dimension={dimension}, width={width}, init_scale={self.init_scale}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map inputs [..., p] to real scores [...]; the sign is the predicted label."""
+        """Map inputs [..., p] to real scores [...]; their signs are the predicted labels."""
         return F.relu(F.linear(x, self.first_layer)) @ self.second_layer
 
 
-def step_coefficients(preactivation: Tensor, second_layer: Tensor, y: Tensor, learning_rate: float) -> Tensor:
-    """One gradient step on the mean logistic loss, as multiples of the training inputs to add to each neuron.
+# Training, in three coordinate systems: the weights, the training inputs, the span of all randomness.
 
-    The gradient of log(1 + exp(-y f)) reaches neuron j only through samples that switch it on, and points along them:
-    w_j gains (learning rate / n) a_j sum_i g_i y_i [<w_j, x_i> > 0] x_i with g_i = 1 / (1 + exp(y_i f(x_i))).
+
+def step_coefficients(preactivation: Tensor, second_layer: Tensor, y: Tensor, learning_rate: float) -> Tensor:
+    """One step of gradient descent on the mean logistic loss, in multiples of the training inputs.
+
+    Neuron j gains (α a_j / n) sum_i g_i y_i [<w_j, x_i> > 0] x_i, where g_i = 1 / (1 + exp(y_i f(x_i))).
 
     Args:
         preactivation: <w_j, x_i> at the training inputs [n, m].
         second_layer: output weights a [m].
         y: labels, -1 or +1 [n].
-        learning_rate: step size.
+        learning_rate: step size α.
 
     Returns:
-        Coefficients [m, n]; multiplied by the inputs [n, p] they are the change of the first layer.
+        Coefficients [m, n]; their product with the inputs [n, p] is the change of the first layer.
 
-    Source: the update of Section 2; the derivative of relu at 0 is taken as 0, as torch does.
+    Source: Section 2 of the paper; the derivative of relu at 0 is 0, as in torch.
     """
     scores = preactivation.relu() @ second_layer
     pull = torch.sigmoid(-y * scores) * y * (learning_rate / len(y))
     return (pull[:, None] * (preactivation > 0) * second_layer).T
 
 
-def gradient_descent_step(
-    first_layer: Tensor, second_layer: Tensor, x: Tensor, y: Tensor, learning_rate: float
-) -> Tensor:
-    """The first layer after one step of full-batch gradient descent on the mean logistic loss.
+@dataclass(frozen=True)
+class GramSpace:
+    """Gradient descent on the first layer, exactly, without forming it.
+
+    Each step adds multiples of the training inputs to the neurons, so w_j = w_j(0) + sum_i c_ji x_i always, and
+    the coefficients c with a few inner products say all. A step costs n * n * m operations, not n * m * p.
+    The observed points are the training inputs, which come first, then any others: test inputs, cluster means.
 
     Args:
-        first_layer: weights [m, p].
+        kernel: inner products of the observed points with the training inputs [q, n].
+        initial: pre-activations of the untrained network at the observed points [q, m].
         second_layer: fixed output weights [m].
-        x: training inputs [n, p].
-        y: labels, -1 or +1 [n].
-        learning_rate: step size.
+        initial_norms: squared norms of the untrained neurons [m].
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+
+    kernel: Tensor
+    initial: Tensor
+    second_layer: Tensor
+    initial_norms: Tensor
+
+    def __post_init__(self) -> None:
+        q, m = self.initial.shape
+        shapes = [tuple(part.shape) for part in (self.kernel, self.second_layer, self.initial_norms)]
+        if shapes != [(q, self.samples), (m,), (m,)] or self.samples > q:
+            raise ValueError(
+                f"kernel, second_layer and initial_norms have shapes {shapes} beside initial of shape {(q, m)}; "
+                f"expected [({q}, n), ({m},), ({m},)] with n at most {q}"
+            )
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, network: TwoLayerReLU, x: Tensor, points: Iterable[Tensor] = ()) -> GramSpace:
+        """Take the inner products, once.
+
+        Args:
+            network: the untrained network; it is not changed.
+            x: training inputs [n, p].
+            points: tensors [., p] of further points to observe; a generator may make them one at a time.
+
+        Raises:
+            ValueError: the network trains its second layer, and so leaves this space.
+        """
+        if isinstance(network.second_layer, nn.Parameter):
+            raise ValueError("network has train_second_layer=True; expected a fixed second layer")
+        weights = network.first_layer
+        rows = [(some @ x.T, some @ weights.T) for some in chain([x], points)]
+        kernel, initial = (torch.cat(column) for column in zip(*rows, strict=True))
+        return cls(kernel, initial, network.second_layer.clone(), weights.square().sum(dim=1))
+
+    @property
+    def samples(self) -> int:
+        """Number of training inputs n."""
+        return self.kernel.shape[-1]
+
+    def rescaled(self, factor: float) -> GramSpace:
+        """The same space for a network whose untrained first layer is `factor` times as large."""
+        initial, norms = factor * self.initial, factor**2 * self.initial_norms
+        return GramSpace(self.kernel, initial, self.second_layer, norms)
+
+    def to(self, device: Device) -> GramSpace:
+        """The same space on another device."""
+        parts = (self.kernel, self.initial, self.second_layer, self.initial_norms)
+        return GramSpace(*(part.to(device) for part in parts))
+
+    def start(self) -> Tensor:
+        """Coefficients of the untrained network: zeros [m, n]."""
+        return self.kernel.new_zeros(len(self.second_layer), self.samples)
+
+    def preactivation(self, coefficients: Tensor) -> Tensor:
+        """<w_j, point> at all observed points [q, m], for coefficients [m, n]."""
+        return torch.addmm(self.initial, self.kernel, coefficients.T)
+
+    def step(self, coefficients: Tensor, y: Tensor, learning_rate: float) -> Tensor:
+        """Coefficients [m, n] after one more step of gradient descent on the labels `y` [n]."""
+        n = self.samples
+        at_training = torch.addmm(self.initial[:n], self.kernel[:n], coefficients.T)
+        return coefficients + step_coefficients(at_training, self.second_layer, y, learning_rate)
+
+    def squared_norms(self, coefficients: Tensor) -> Tensor:
+        """Squared norms of the neurons [m], for coefficients [m, n]."""
+        n = self.samples
+        cross = 2 * self.initial[:n].T + coefficients @ self.kernel[:n]
+        return self.initial_norms + (cross * coefficients).sum(dim=1)
+
+
+def isotropic_coordinates(
+    rows: int,
+    dimension: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Standard normal vectors of any dimension, written in an orthonormal basis of their own span.
+
+    A normal matrix G [rows, dimension] is L Q with Q orthonormal and independent of the lower-triangular L,
+    whose entries are independent: standard normal below the diagonal, on it chi with dimension, dimension - 1,
+    ... degrees of freedom. Drawing L alone costs rows² numbers, however large the dimension.
+
+    Args:
+        rows: number of vectors.
+        dimension: their dimension, at least `rows`.
+        generator: source of randomness, on the CPU.
+        dtype: floating-point type; inner products are of the order of the dimension, noise of its root.
 
     Returns:
-        New weights [m, p].
+        L [rows, rows] on the CPU: L @ L.T has the law of G @ G.T, and the inner products with the rows of a
+        further, independent normal vector have the law of L @ (standard normal vector of length rows).
+
+    Raises:
+        ValueError: there are no rows, or more rows than dimensions.
+
+    Source: Bartlett's decomposition of the Wishart distribution.
     """
-    return first_layer + step_coefficients(x @ first_layer.T, second_layer, y, learning_rate) @ x
+    if not 1 <= rows <= dimension:
+        raise ValueError(f"rows is {rows} with dimension {dimension}; expected 1 to {dimension}")
+    below = torch.randn(rows, rows, generator=generator, dtype=dtype).tril(-1)
+    # torch draws chi-squared numbers from its global generator only; NumPy's is seeded from ours.
+    seed = int(torch.randint(2**62, (), generator=generator))
+    freedom = np.float64(dimension) - np.arange(rows)
+    diagonal = np.sqrt(np.random.default_rng(seed).chisquare(freedom))
+    return below + torch.diag(torch.from_numpy(diagonal).to(dtype))
+
+
+def draw_in_span(
+    samples: int,
+    width: int,
+    *,
+    dimension: int,
+    signal: float,
+    noise_rate: float,
+    init_scale: float,
+    generator: torch.Generator | None = None,
+) -> tuple[XORClusters, Batch, TwoLayerReLU]:
+    """A training problem with inputs of any dimension, in the few coordinates that training ever touches.
+
+    Everything that happens depends on inner products alone, and the noise looks the same in all directions. So
+    the basis may be chosen: first the two means, then the span of the noise in the training inputs and of the
+    initial weights. What is left out is orthogonal to all weights, for ever, and fresh inputs never show it.
+    The p-dimensional problem and this one, of dimension 2 + n + m, give every prediction the same law: no
+    approximation, and dimensions such as the theorems ask for, 10^15 and more, fit into memory.
+
+    Args:
+        samples: number of training samples n.
+        width: number of neurons m.
+        dimension: input dimension p of the problem, at least 2 + n + m.
+        signal: norm of each mean.
+        noise_rate: probability of a flipped label.
+        init_scale: standard deviation of the first layer's entries.
+        generator: source of randomness, on the CPU.
+
+    Returns:
+        The distribution for fresh inputs, the training batch and the untrained network, all of dimension
+        2 + n + m, on the CPU in float64. The norm of a fresh input alone is not that of the p-dimensional one.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    compact = 2 + samples + width
+    if dimension < compact:
+        raise ValueError(
+            f"dimension is {dimension}; expected at least 2 + samples + width = {compact}; "
+            "below that, sample the clusters directly"
+        )
+    clusters = XORClusters(signal * torch.eye(2, compact, dtype=torch.float64), noise_rate)
+    train = clusters.sample(samples, generator=generator)
+    network = TwoLayerReLU(compact, width, init_scale=init_scale, generator=generator, dtype=torch.float64)
+    noise = isotropic_coordinates(samples + width, dimension - 2, generator=generator)
+    train.x[:, 2:] = noise[:samples]
+    with torch.no_grad():
+        network.first_layer[:, 2:] = init_scale * noise[samples:]
+    return clusters, train, network
 
 
 @dataclass(frozen=True)
@@ -300,10 +411,10 @@ class Trace:
     Args:
         steps: recorded steps in increasing order, int64 [r].
         training_loss: mean logistic loss on the labels as given [r].
-        training_accuracy: share of the given, partly flipped, training labels that are fitted [r].
-        clean_training_accuracy: share of the training samples on which the prediction is the clean label [r].
+        training_accuracy: share of the labels as given that are fitted [r].
+        clean_training_accuracy: share of the training samples labelled as their cluster is [r].
         test_accuracy: share of clean labels predicted on the test samples [r].
-        extra: whatever the callbacks measured, by name [r].
+        extra: what the callbacks measured, by name [r].
     """
 
     steps: Tensor
@@ -324,208 +435,88 @@ def gradient_descent_trace(
     record_at: Iterable[int] | None = None,
     callbacks: Mapping[str, Callable[[nn.Module], float]] | None = None,
 ) -> Trace:
-    """Train any model of scalar output by full-batch gradient descent on the logistic loss, and watch it.
+    """Train any model with one output by full-batch gradient descent on the logistic loss, and watch it.
 
     Args:
-        model: maps inputs [n, p] to scores [n] or [n, 1]; it is trained in place.
-        train: training samples; the model is shown `x` and `y` only.
-        test: test samples; scored against their clean labels.
-        learning_rate: step size, constant.
-        steps: number of gradient steps.
-        record_at: steps at which to measure, 0 being the untrained model; every step when left out.
+        model: maps inputs [n, p] to scores [n] or [n, 1]; trained in place.
+        train: training samples; the model learns from `x` and `y` only.
+        test: test samples, scored against their clean labels.
+        learning_rate: constant step size.
+        steps: number of steps.
+        record_at: steps at which to measure, 0 being the untrained model; all when left out.
         callbacks: further numbers to measure then, by name, each a function of the model.
 
     Returns:
         The trace, on the CPU in float64.
 
     Raises:
-        ValueError: the number of steps is negative, a step to record lies outside, or the output is not scalar.
+        ValueError: a step to record is not among the steps, or the model has more than one output.
     """
-    wanted = _recorded_steps(steps, record_at)
-    callbacks = {} if callbacks is None else callbacks
+    wanted = set(range(steps + 1) if record_at is None else record_at)
+    if not wanted or not wanted <= set(range(steps + 1)):
+        raise ValueError(f"record_at is {sorted(wanted)}; expected at least one step from 0 to {steps}")
+    measures = {} if callbacks is None else dict(callbacks)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rows: list[tuple[float, ...]] = []
+    rows: list[list[float]] = []
     for step in range(steps + 1):
         scores = _scores(model, train.x)
         loss = F.softplus(-train.y * scores).mean()
         if step in wanted:
             with torch.no_grad():
-                test_scores = _scores(model, test.x)
-                rows.append(
-                    (
-                        float(loss),
-                        _accuracy(scores, train.y),
-                        _accuracy(scores, train.clean),
-                        _accuracy(test_scores, test.clean),
-                        *(float(measure(model)) for measure in callbacks.values()),
-                    )
-                )
+                pairs = ((scores, train.y), (scores, train.clean), (_scores(model, test.x), test.clean))
+                accuracies = [accuracy(*pair) for pair in pairs]
+                rows.append([float(loss.detach()), *accuracies, *(float(f(model)) for f in measures.values())])
         if step < steps:
             gradients = torch.autograd.grad(loss, parameters)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     parameter.sub_(gradient, alpha=learning_rate)
-    columns = torch.tensor(rows, dtype=torch.float64).T
-    return Trace(torch.tensor(sorted(wanted)), *columns[:4], extra=dict(zip(callbacks, columns[4:], strict=True)))
-
-
-def _recorded_steps(steps: int, record_at: Iterable[int] | None) -> frozenset[int]:
-    if steps < 0:
-        raise ValueError(f"steps is {steps}; expected at least 0")
-    wanted = frozenset(range(steps + 1) if record_at is None else record_at)
-    outside = sorted(step for step in wanted if not 0 <= step <= steps)
-    if outside or not wanted:
-        raise ValueError(f"record_at has {outside or 'no steps'}; expected steps from 0 to {steps}")
-    return wanted
+    loss_curve, fitted, clean, test_curve, *others = torch.tensor(rows, dtype=torch.float64).T
+    extra = dict(zip(measures, others, strict=True))
+    return Trace(torch.tensor(sorted(wanted)), loss_curve, fitted, clean, test_curve, extra)
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
     scores: Tensor = model(x)
     if scores.numel() != len(x):
-        raise ValueError(
-            f"model returned shape {tuple(scores.shape)} for {len(x)} inputs; expected one score for each"
-        )
+        raise ValueError(f"model returned {tuple(scores.shape)} for {len(x)} inputs; expected one score each")
     return scores.reshape(len(x))
 
 
-def _accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Share of labels whose sign the scores have; a score of exactly 0 counts as wrong."""
+# What was learned.
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of the labels, -1 or +1 [n], whose sign the scores [n] have; a score of exactly 0 is wrong."""
     return float((scores * labels > 0).double().mean())
 
 
-# The same dynamics without the weights --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class GramSpace:
-    """Gradient descent on the first layer, exactly, without ever forming it.
-
-    Every step adds multiples of the training inputs to the neurons, so w_j = w_j(0) + sum_i c_ji x_i for ever, and all
-    that is ever asked of the weights are inner products. A step costs n * n * m instead of n * m * p operations.
-    The observed points are the training inputs, which come first, and any others: test inputs, cluster means.
-
-    Args:
-        kernel: inner products of the observed points with the training inputs [q, n].
-        initial: pre-activations of the untrained network at the observed points [q, m].
-        second_layer: fixed output weights [m].
-        initial_norms: squared norms of the untrained neurons [m].
-
-    Raises:
-        ValueError: the shapes do not fit together.
-    """
-
-    kernel: Tensor
-    initial: Tensor
-    second_layer: Tensor
-    initial_norms: Tensor
-
-    def __post_init__(self) -> None:
-        shapes = {name: tuple(getattr(self, name).shape) for name in self.__dataclass_fields__}
-        observed, samples = shapes["kernel"] if len(shapes["kernel"]) == 2 else (0, 1)
-        width = self.second_layer.numel()
-        if (
-            observed < samples
-            or shapes["initial"] != (observed, width)
-            or not shapes["second_layer"] == shapes["initial_norms"] == (width,)
-        ):
-            raise ValueError(
-                f"kernel and the rest have shapes {shapes}; expected kernel (q, n) with q at least n, "
-                "initial (q, m), second_layer (m,) and initial_norms (m,)"
-            )
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, network: TwoLayerReLU, x: Tensor, points: Iterable[Tensor] = ()) -> GramSpace:
-        """Take the inner products once.
-
-        Args:
-            network: the untrained network; it is not changed.
-            x: training inputs [n, p].
-            points: further points to observe, any number of tensors [., p], each used once and then let go.
-
-        Returns:
-            The space that observes `x` and then the points in their order.
-
-        Raises:
-            ValueError: the network trains its second layer, which leaves this space.
-        """
-        if isinstance(network.second_layer, nn.Parameter):
-            raise ValueError("network trains its second layer; expected one whose second layer is fixed")
-        first_layer = network.first_layer
-        rows = [(some @ x.T, some @ first_layer.T) for some in chain([x], points)]
-        kernel, initial = (torch.cat(column) for column in zip(*rows, strict=True))
-        return cls(kernel, initial, network.second_layer.clone(), first_layer.square().sum(dim=1))
-
-    @property
-    def samples(self) -> int:
-        """Number of training inputs n."""
-        return self.kernel.shape[1]
-
-    def rescaled(self, factor: float) -> GramSpace:
-        """The same space with the untrained first layer multiplied by `factor`."""
-        return GramSpace(self.kernel, factor * self.initial, self.second_layer, factor**2 * self.initial_norms)
-
-    def start(self) -> Tensor:
-        """Coefficients of the untrained network: zeros [m, n]."""
-        return self.kernel.new_zeros(len(self.second_layer), self.samples)
-
-    def preactivation(self, coefficients: Tensor) -> Tensor:
-        """<w_j, point> for coefficients [m, n] at all observed points [q, m]."""
-        return torch.addmm(self.initial, self.kernel, coefficients.T)
-
-    def scores(self, coefficients: Tensor) -> Tensor:
-        """The network's outputs for coefficients [m, n] at all observed points [q]."""
-        return self.preactivation(coefficients).relu() @ self.second_layer
-
-    def step(self, coefficients: Tensor, y: Tensor, learning_rate: float) -> Tensor:
-        """Coefficients [m, n] after one step of gradient descent on labels `y` [n]."""
-        at_training = torch.addmm(self.initial[: self.samples], self.kernel[: self.samples], coefficients.T)
-        return coefficients + step_coefficients(at_training, self.second_layer, y, learning_rate)
-
-    def squared_norms(self, coefficients: Tensor) -> Tensor:
-        """Squared norms of the neurons [m] for coefficients [m, n]."""
-        gram, initial = self.kernel[: self.samples], self.initial[: self.samples]
-        return self.initial_norms + ((2 * initial.T + coefficients @ gram) * coefficients).sum(dim=1)
-
-
-# What was learned -----------------------------------------------------------------------------------------------
-
-
 def linear_share(preactivation: Tensor, second_layer: Tensor) -> Tensor:
-    """Share of the network's variance that a linear function explains, for inputs as likely as their mirror images.
+    """R² of the best linear approximation of the network, for inputs as likely as their mirror images.
 
-    relu(z) = z/2 + |z|/2, so f splits exactly into a linear part <sum_j a_j w_j, x> / 2 and an even part
-    sum_j a_j |<w_j, x>| / 2. Under a distribution that is symmetric about 0, as XOR clusters are, the two are
-    uncorrelated, no linear function explains any of the even part, and this share is the R^2 of the best linear fit
-    (intercept included). It needs no fit, which fewer samples than dimensions could not support.
+    As relu(z) = z/2 + |z|/2, the network is the sum of a linear part <sum_j a_j w_j, x> / 2 and an even part
+    sum_j a_j |<w_j, x>| / 2. If x and -x are equally likely, as in XOR clusters, nothing linear explains any of
+    the even part, and the linear part's share of the variance is the R² of the best linear fit. No fit is
+    made, for which there would have to be more inputs than dimensions.
 
     Args:
-        preactivation: <w_j, x> at fresh inputs [n, m].
+        preactivation: <w_j, x> at fresh inputs, not the training ones [n, m].
         second_layer: output weights a [m].
 
     Returns:
-        Scalar tensor from 0 to 1; NaN where the network is constant.
+        Scalar from 0 (even) to 1 (linear); NaN where the network is constant.
 
-    Source: our choice, because it makes exact what Section 4 of the paper says of the first step; the identity is
-    elementary.
+    Source: our choice; it puts a number on what the paper proves of the first step.
     """
     linear = preactivation @ second_layer / 2
     even = preactivation.abs() @ second_layer / 2
-    linear_variance = linear.square().mean()  # the mean is 0 by symmetry
-    return linear_variance / (linear_variance + even.var(correction=0))
+    variance = linear.square().mean()  # the linear part has mean 0 by symmetry
+    return variance / (variance + even.var(correction=0))
 
 
 @torch.no_grad()
 def linear_r2(model: TwoLayerReLU, x: Tensor) -> float:
-    """R^2 of the best linear approximation of a network over inputs drawn from a symmetric distribution.
-
-    Args:
-        model: a two-layer network without biases.
-        x: fresh inputs, not the training ones [n, p].
-
-    Returns:
-        1 for a linear function, 0 for an even one. See `linear_share`.
-    """
+    """R² of the best linear approximation of a network at fresh inputs [n, p]; see `linear_share`."""
     return float(linear_share(F.linear(x, model.first_layer), model.second_layer))
 
 
@@ -538,36 +529,39 @@ def neuron_alignment(model: TwoLayerReLU, directions: Tensor) -> Tensor:
         directions: vectors of any positive length, such as the cluster means [k, p].
 
     Returns:
-        Cosines from -1 to 1 [m, k]; 0 for a neuron whose weights are all zero.
+        Cosines [m, k]; 0 for a neuron whose weights are all 0.
 
     Raises:
-        ValueError: the directions do not fit the network's input or one of them is zero.
+        ValueError: the directions do not fit the network's input, or one of them is 0.
     """
-    dimension = model.first_layer.shape[1]
-    if directions.ndim != 2 or directions.shape[1] != dimension:
-        raise ValueError(f"directions has shape {tuple(directions.shape)}; expected (k, {dimension})")
-    if not bool((directions != 0).any(dim=1).all()):
+    weights = model.first_layer
+    if directions.ndim != 2 or directions.shape[1] != weights.shape[1]:
+        raise ValueError(f"directions has shape {tuple(directions.shape)}; expected (k, {weights.shape[1]})")
+    if not (directions != 0).any(dim=1).all():
         raise ValueError("directions has a row of zeros; expected vectors of positive length")
-    # Neurons start out as small as 1e-6; normalize's default floor of 1e-12 on the norm is far below that.
-    return F.normalize(model.first_layer, dim=1) @ F.normalize(directions, dim=1).T.to(model.first_layer)
+    # Initial weights may be as small as 1e-38; scaling by the largest entry first keeps their squares.
+    largest = weights.abs().amax(dim=1, keepdim=True)
+    neurons = torch.where(largest > 0, weights / largest, 0)
+    return F.normalize(neurons, dim=1) @ F.normalize(directions.to(weights), dim=1).T
 
 
-def minimum_norm_interpolator(x: Tensor, y: Tensor) -> Tensor:
-    """The linear function of least norm that takes the given values at the given inputs (ridgeless regression).
+def minimum_norm_interpolator(gram: Tensor, y: Tensor) -> Tensor:
+    """The linear function of least norm through the given values: regression without a ridge.
 
     Args:
-        x: inputs, at most as many as dimensions and linearly independent [n, p].
+        gram: inner products of the inputs [n, n], invertible: at most as many inputs as dimensions.
         y: values [n].
 
     Returns:
-        Weights [p] with x @ weights = y.
+        Coefficients [n]: the weights are coefficients @ inputs, the fitted values gram @ coefficients.
 
     Raises:
-        ValueError: there are more inputs than dimensions, so that no interpolator need exist.
+        ValueError: the shapes do not fit together.
     """
-    if len(x) > x.shape[1]:
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected at most as many inputs as dimensions")
-    return x.T @ torch.linalg.solve(x @ x.T, y)
+    if gram.shape != (len(y), len(y)):
+        raise ValueError(f"gram has shape {tuple(gram.shape)}; expected ({len(y)}, {len(y)})")
+    solution: Tensor = torch.linalg.solve(gram, y)
+    return solution
 
 
 @dataclass(frozen=True)
@@ -576,11 +570,9 @@ class OverfittingReport:
 
     Args:
         interpolation_step: first recorded step at which every training label is fitted; None if never.
-        generalisation_step: first recorded step from which the test accuracy stays at the target; None if never.
-        delay: steps from the first to the second; None unless both happened. Positive: grokking.
-        stays_fitted: whether every training label stays fitted at each recorded step from the first on.
-        final_training_accuracy: at the last recorded step.
-        final_test_accuracy: at the last recorded step.
+        generalisation_step: first recorded step from which the test accuracy keeps to the target, or None.
+        delay: steps from the first to the second, positive when generalisation came late; None if either is.
+        stays_fitted: whether every training label stays fitted from the first such step on.
         benign: whether the run ends with every training label fitted and the test accuracy at the target.
     """
 
@@ -588,8 +580,6 @@ class OverfittingReport:
     generalisation_step: int | None
     delay: int | None
     stays_fitted: bool
-    final_training_accuracy: float
-    final_test_accuracy: float
     benign: bool
 
 
@@ -605,42 +595,34 @@ def overfitting_report(
     Args:
         steps: recorded steps in increasing order [r].
         training_accuracy: share of the training labels, as given, that are fitted, 0 to 1 [r].
-        test_accuracy: share of test labels predicted, 0 to 1 [r].
-        target: test accuracy that counts as generalising, above 0 and at most 1; on labels with flip rate η the best
-            that can be reached is 1 - η.
-
-    Returns:
-        The report.
+        test_accuracy: share of the test labels predicted, 0 to 1 [r].
+        target: test accuracy that counts as generalising; on labels with flip rate η, 1 - η is the optimum.
 
     Raises:
-        ValueError: the logs differ in length or are empty, the steps do not increase, or the target is out of range.
+        ValueError: the logs are empty or differ in length, the steps do not increase, or no accuracy can
+            reach the target.
     """
-    step, training, test = (
-        torch.as_tensor(log, dtype=torch.float64).flatten().cpu() for log in (steps, training_accuracy, test_accuracy)
-    )
+    logs = (steps, training_accuracy, test_accuracy)
+    step, training, test = (torch.as_tensor(log, dtype=torch.float64).flatten().cpu() for log in logs)
     if not 0 < len(step) == len(training) == len(test):
-        raise ValueError(
-            f"steps, training_accuracy and test_accuracy have lengths {len(step)}, {len(training)} and {len(test)}; "
-            "expected the same length, at least 1"
-        )
-    if not bool((step.diff() > 0).all()):
-        raise ValueError(f"steps is {step.long().tolist()}; expected increasing steps")
+        lengths = f"{len(step)}, {len(training)} and {len(test)}"
+        raise ValueError(f"steps, training_accuracy and test_accuracy have lengths {lengths}; expected equal")
+    if not (step.diff() > 0).all():
+        raise ValueError(f"steps is {step.long().tolist()}; expected increasing numbers")
     if not 0 < target <= 1:
         raise ValueError(f"target is {target}; expected above 0 and at most 1")
 
     fitted = (training >= 1).nonzero().flatten()
-    below = (test < target).nonzero().flatten()
-    settled = int(below[-1]) + 1 if len(below) else 0  # index of the first recorded step of the final good stretch
+    short = (test < target).nonzero().flatten()
+    settled = int(short[-1]) + 1 if len(short) else 0
     interpolation = int(step[fitted[0]]) if len(fitted) else None
     generalisation = int(step[settled]) if settled < len(step) else None
     return OverfittingReport(
         interpolation_step=interpolation,
         generalisation_step=generalisation,
         delay=None if interpolation is None or generalisation is None else generalisation - interpolation,
-        stays_fitted=bool(len(fitted)) and bool((training[fitted[0] :] >= 1).all()),
-        final_training_accuracy=float(training[-1]),
-        final_test_accuracy=float(test[-1]),
-        benign=bool(training[-1] >= 1) and bool(test[-1] >= target),
+        stays_fitted=len(fitted) > 0 and bool((training[fitted[0] :] >= 1).all()),
+        benign=bool(training[-1] >= 1 and test[-1] >= target),
     )
 
 
@@ -654,46 +636,39 @@ def theory_constants(
     init_scale: float,
     learning_rate: float,
 ) -> dict[str, float]:
-    """How far a setting is inside, or outside, the regime in which the paper proves its theorems.
+    """The constant C with which a setting meets each assumption of the theorems.
 
-    Each assumption has the form "ratio at least C" for one large constant C that the paper leaves open (the fifth has
-    1 in place of C). The returned numbers are the ratios: a ratio below 1 means that no C > 1 satisfies the assumption.
+    The paper assumes that six ratios are at least C, for one large constant C that it leaves open (1 in place
+    of C for the tiny start). Below 1, a ratio cannot meet its assumption with any C above 1.
 
     Args:
         samples: n.
         dimension: p.
         signal: norm of the means.
-        noise_rate: probability of a flipped label; 0 gives infinity.
+        noise_rate: η; 0 gives infinity.
         width: m.
-        init_scale: standard deviation of the first layer's entries; 0 gives infinity.
-        learning_rate: step size α.
+        init_scale: ω; 0 gives infinity.
+        learning_rate: α.
 
     Returns:
-        The six ratios by what each asks for.
+        The six ratios, by assumption.
 
     Raises:
-        ValueError: an argument that must be positive is not.
+        ValueError: an argument other than the noise rate and the initial scale is not positive.
 
-    Source: assumptions (A1) to (A6) of Section 2, written down from memory: the paper's text was not at hand. The
-    first two together ask for p of the order of n^5.02, which a public review of the paper states too.
+    Source: assumptions (A1) to (A6) of the paper, from memory. The first two imply p ≥ C⁴ n^5.02, as a public
+    review of the paper says too.
     """
-    positive = {
-        "samples": samples,
-        "dimension": dimension,
-        "signal": signal,
-        "width": width,
-        "learning_rate": learning_rate,
-    }
-    for name, value in positive.items():
+    positive = {"samples": samples, "dimension": dimension, "signal": signal, "width": width}
+    for name, value in {**positive, "learning_rate": learning_rate}.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; expected a positive number")
+    movement = learning_rate * signal / (samples * width**1.5 * dimension)
     return {
         "strong signal: signal² / (n^0.51 √p)": signal**2 / (samples**0.51 * math.sqrt(dimension)),
-        "high dimension: p / (n² signal²)": dimension / (samples * signal) ** 2,
-        "few flips: 1 / noise rate": 1 / noise_rate if noise_rate else math.inf,
+        "high dimension: p / (n signal)²": dimension / (samples * signal) ** 2,
+        "few flips: 1 / η": 1 / noise_rate if noise_rate else math.inf,
         "small steps: 1 / (α n p)": 1 / (learning_rate * samples * dimension),
-        "tiny start: α signal / (ω n m^1.5 p)": (
-            learning_rate * signal / (init_scale * samples * width**1.5 * dimension) if init_scale else math.inf
-        ),
+        "tiny start: α signal / (ω n m^1.5 p)": movement / init_scale if init_scale else math.inf,
         "wide network: m / n^0.02": width / samples**0.02,
     }

@@ -19,6 +19,7 @@ Dimension letters:
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -473,8 +474,8 @@ class GraphFrameAveraging(nn.Module):
 
 def _sign_patterns(d: int, even: bool) -> Tensor:
     """All patterns of d signs, [2^d, d]; with `even` those whose product is +1, [2^(d-1), d]."""
-    patterns = torch.tensor(list(itertools.product((1.0, -1.0), repeat=d)))
-    return patterns[patterns.prod(dim=1) > 0] if even else patterns
+    patterns = itertools.product((1.0, -1.0), repeat=d)
+    return torch.tensor([pattern for pattern in patterns if not even or math.prod(pattern) > 0])
 
 
 def _broadcast(centre: Tensor, x: Tensor) -> Tensor:

@@ -41,9 +41,7 @@ RMS = 0.2  # root mean square entry of a step of scale "rms", about that of Adam
 BATCH_NUMBERS = 2**26
 
 
-def newton_schulz(
-    matrix: Tensor, steps: int = 5, coefficients: tuple[float, float, float] = COEFFICIENTS
-) -> Tensor:
+def newton_schulz(matrix: Tensor, steps: int = 5, coefficients: tuple[float, float, float] = COEFFICIENTS) -> Tensor:
     """Push all singular values of a matrix towards one and keep its singular vectors.
 
     With the default coefficients and 5 steps, singular values above 1 % of the Frobenius norm land in
@@ -66,8 +64,7 @@ def newton_schulz(
     """
     if matrix.ndim < 2 or not matrix.is_floating_point():
         raise ValueError(
-            f"matrix has shape {tuple(matrix.shape)} and dtype {matrix.dtype}; "
-            "expected (..., m, n), floating point"
+            f"matrix has shape {tuple(matrix.shape)} and dtype {matrix.dtype}; expected (..., m, n), floating point"
         )
     if steps < 0:
         raise ValueError(f"steps is {steps}; expected 0 or more")
@@ -228,9 +225,7 @@ class NorMuon(Optimizer):
         for index, p in zip(indices, params, strict=True):
             saved = state_dict["state"].get(index, {}).get("second_moment")
             if saved is not None:
-                second_moment = saved.detach().to(
-                    device=p.device, dtype=_at_least_float32(p.dtype), copy=True
-                )
+                second_moment = saved.detach().to(device=p.device, dtype=_at_least_float32(p.dtype), copy=True)
                 self.state[p]["second_moment"] = second_moment
 
     @overload
@@ -262,9 +257,7 @@ class NorMuon(Optimizer):
                 if p.grad is None:
                     continue
                 if p.grad.layout != torch.strided:
-                    raise ValueError(
-                        f"a gradient has layout {p.grad.layout}; expected a dense one (torch.strided)"
-                    )
+                    raise ValueError(f"a gradient has layout {p.grad.layout}; expected a dense one (torch.strided)")
                 same_shape[p.device, p.dtype, len(p), p.numel()].append(p)
             for params in same_shape.values():
                 size = max(1, BATCH_NUMBERS // params[0].numel())
@@ -284,9 +277,7 @@ class NorMuon(Optimizer):
         gradients = [p.grad for p in params if p.grad is not None]
         momenta = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        directions = (
-            torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        )
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
         direction = torch.stack([d.flatten(1) for d in directions])  # (batch, m, n)
 
         ns_dtype = group["ns_dtype"]

@@ -1,0 +1,1 @@
+"""The addresses of the site, a file a family of pages."""

@@ -1,0 +1,193 @@
+"""Paper pages: what a paper claims, what its study found, how to use it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from working_papers.bench.store import FAILED, Run
+from working_papers.daily.catalogue import StoredPaper, get_paper, papers_by_numbers
+from working_papers.daily.search import IndexDamaged
+from working_papers.database import reading
+from working_papers.web.bibtex import bibtex
+from working_papers.web.contexts import Alternate, PaperPage, RunView
+from working_papers.web.middleware import FIGURE_POLICY
+from working_papers.web.papers import PaperView, room_json, with_rooms
+from working_papers.web.site import Site, cached, file_response, html, json, site_of
+from working_papers.web.text import lead
+from working_papers.web.verdicts import State, figure_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+SIMILAR = 5
+RUNS = 10
+"""Runs of this installation that a paper's page lists."""
+
+LONGEST_LOG = 4_000
+
+logger = logging.getLogger(__name__)
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/papers/{paper_id:path}/runs/{run_id:int}.svg")
+def run_figure(request: Request, paper_id: str, run_id: int) -> Response:
+    """The figure of a run of this installation."""
+    paper = _found(site_of(request), paper_id)
+    file = _run_figure(site_of(request), paper.room.slug, run_id) if paper.room else None
+    if file is None:
+        raise HTTPException(404, f"There is no figure of a run {run_id} of this paper.")
+    return _figure(request, file)
+
+
+@router.get("/papers/{paper_id:path}/figure.svg")
+def figure(request: Request, paper_id: str) -> Response:
+    """The figure of the reference verdict."""
+    paper = _found(site_of(request), paper_id)
+    if paper.room is None or paper.room.figure is None:
+        raise HTTPException(404, "This paper has no figure yet.")
+    return _figure(request, paper.room.figure.file)
+
+
+def _figure(request: Request, file: Path) -> Response:
+    return file_response(request, file, figure_of(file).version, "image/svg+xml", FIGURE_POLICY)
+
+
+@router.get("/papers/{paper_id:path}.json")
+def paper_json(request: Request, paper_id: str) -> Response:
+    """The paper, its claims and its whole record as JSON."""
+    site = site_of(request)
+    paper = _found(site, paper_id)
+    content = paper.as_json()
+    if paper.room is not None:
+        content["room"] = room_json(paper.room, full=True)
+    content["similar"] = [{"id": other.id, "title": other.title, "page": other.href} for other in _similar(site, paper)]
+    return json(request, content)
+
+
+@router.get("/papers/{paper_id:path}.bib")
+def paper_bibtex(request: Request, paper_id: str) -> Response:
+    """The paper as BibTeX."""
+    paper = _found(site_of(request), paper_id)
+    return cached(request, bibtex([paper]).encode(), "application/x-bibtex; charset=utf-8")
+
+
+@router.get("/papers/{paper_id:path}")
+def paper_page(request: Request, paper_id: str) -> Response:
+    """The page of one paper; other ids of it (a room's slug, a version, an older id) lead there."""
+    site = site_of(request)
+    paper = _found(site, paper_id)
+    if paper.id != paper_id:
+        return RedirectResponse(paper.href, 308)
+    room = paper.room
+    about = room.finding if room and room.record else paper.lead
+    page = PaperPage(
+        **site.common(request, paper.href),
+        title=paper.title,
+        description=lead(about, 200),
+        section="papers",
+        alternates=(
+            Alternate(f"{paper.href}.json", "application/json", "JSON"),
+            Alternate(f"{paper.href}.bib", "application/x-bibtex", "BibTeX"),
+        ),
+        paper=paper,
+        similar=_similar(site, paper),
+        bibtex=bibtex([paper]),
+        runs=_runs(site, paper) if room and room.runnable else (),
+        meta=tuple(_citation(paper)),
+    )
+    return html(request, page)
+
+
+def _found(site: Site, paper_id: str) -> PaperView:
+    stored: StoredPaper | None = get_paper(site.engine, paper_id) if paper_id else None
+    if stored is None:
+        room = site.rooms.by_key(paper_id)
+        stored = get_paper(site.engine, room.paper.arxiv or room.slug) if room else None
+    if stored is None:
+        raise HTTPException(404, "No paper here has that id. Papers are found by their arXiv id, or by searching.")
+    return PaperView(stored, site.rooms.get(stored.room))
+
+
+def _similar(site: Site, paper: PaperView) -> tuple[PaperView, ...]:
+    """Papers like this one; none while the index cannot be used."""
+    index = site.index()
+    if index is None:
+        return ()
+    try:
+        hits = index.similar(paper.stored.number, SIMILAR, text=f"{paper.title}\n{paper.stored.text}")
+    except IndexDamaged as error:
+        site.index_failed(error)
+        return ()
+    return with_rooms(papers_by_numbers(site.engine, [hit.number for hit in hits]), site.rooms)
+
+
+def _citation(paper: PaperView) -> list[tuple[str, str]]:
+    """Meta tags that Zotero and Google Scholar read."""
+    tags = [("citation_title", paper.title)]
+    tags += [("citation_author", name) for name in paper.authors]
+    if paper.published:
+        tags.append(("citation_publication_date", f"{paper.published:%Y/%m/%d}"))
+        tags.append(("citation_date", f"{paper.published:%Y/%m/%d}"))
+    if paper.arxiv:
+        tags.append(("citation_arxiv_id", paper.arxiv))
+    if paper.pdf:
+        tags.append(("citation_pdf_url", paper.pdf))
+    if paper.doi:
+        tags.append(("citation_doi", paper.doi))
+    if paper.venue:
+        tags.append(("citation_journal_title", paper.venue))
+    if paper.abstract:
+        tags.append(("citation_abstract", paper.abstract))
+    if paper.link:
+        tags.append(("citation_public_url", paper.link))
+    return tags
+
+
+# Runs of this installation ----------------------------------------------------------------------------------------
+
+
+def latest_runs(engine: Engine, slug: str, limit: int) -> list[Run]:
+    """The newest runs of a room, newest first."""
+    from sqlalchemy.orm import Session
+
+    with reading(engine) as connection, Session(connection, expire_on_commit=False) as session:
+        return list(session.scalars(select(Run).where(Run.slug == slug).order_by(Run.id.desc()).limit(limit)))
+
+
+def _runs(site: Site, paper: PaperView) -> tuple[RunView, ...]:
+    assert paper.room is not None
+    slug = paper.room.slug
+    views = []
+    for run in latest_runs(site.engine, slug, RUNS):
+        answer = run.record.get("answer") if run.record else None
+        state = State(answer) if answer in set(State) else None
+        outcome = state.value if state else "could not run" if run.status == FAILED else run.status
+        file = _run_figure(site, slug, run.id)
+        views.append(
+            RunView(
+                id=run.id,
+                started=run.started,
+                scale=run.scale,
+                sham=run.sham,
+                outcome=outcome,
+                state=state,
+                error=(run.error or "")[-LONGEST_LOG:],
+                figure=figure_of(file) if file else None,
+            )
+        )
+    return tuple(views)
+
+
+def _run_figure(site: Site, slug: str, run_id: int) -> Path | None:
+    file = site.settings.figures_folder / quote(slug, safe="") / f"{run_id}.svg"
+    return file if file.is_file() else None

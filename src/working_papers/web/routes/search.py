@@ -1,0 +1,152 @@
+"""Search: whatever is typed finds papers or says in a sentence why not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import time
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from working_papers.daily.catalogue import papers_by_numbers
+from working_papers.daily.search import IndexDamaged, SearchResult
+from working_papers.web.contexts import Found, Pager, SearchPage
+from working_papers.web.papers import PaperView, numbers_of_rooms, search_titles, with_rooms
+from working_papers.web.parameters import Parameters, address
+from working_papers.web.site import Site, html, json, site_of
+from working_papers.web.text import highlighted, snippet
+from working_papers.web.verdicts import STATES
+
+router = APIRouter(include_in_schema=False)
+
+PAGE = 20
+DEEPEST_PAGE = 50
+LONGEST_QUERY = 4_000
+"""Characters of a query that are read."""
+
+MARKED_WORDS = 24
+_WORD = re.compile(r"\w+")
+
+
+@router.get("/search")
+def search_page(request: Request) -> Response:
+    """The form and what was found."""
+    return html(request, _page(request))
+
+
+@router.get("/search.json")
+def search_json(request: Request) -> Response:
+    """What was found as JSON."""
+    page = _page(request)
+    content = {
+        "query": page.query,
+        "total": page.total,
+        "milliseconds": round(page.milliseconds, 1),
+        "mode": page.mode,
+        "problem": page.problem or None,
+        "papers": [each.paper.as_json() | {"why": each.why} for each in page.found],
+    }
+    return json(request, content)
+
+
+def _page(request: Request) -> SearchPage:
+    site, asked = site_of(request), Parameters(request.query_params)
+    query = asked.text("q")
+    if len(query) > LONGEST_QUERY:
+        query = query[:LONGEST_QUERY]
+        asked.notices.append(f"The first {LONGEST_QUERY:,} characters of the query were read.")
+    topic, verdict = asked.text("topic"), asked.choice("verdict", ("", *STATES, "stale"), "")
+    first, last, runnable = asked.date("from"), asked.date("to"), asked.flag("runnable")
+    number = asked.page(DEEPEST_PAGE)
+    wanted = bool(query or topic or verdict or first or last or runnable)
+    started = time.perf_counter()
+    papers: tuple[PaperView, ...] = ()
+    whys: list[str] = []
+    total, mode = 0, ""
+    if wanted:
+        only = _only(site, runnable, verdict)
+        result = _search(site, query, (first, last), topic, only, number)
+        if result is not None:
+            papers = with_rooms(papers_by_numbers(site.engine, [hit.number for hit in result.hits]), site.rooms)
+            reasons = {hit.number: hit.why for hit in result.hits}
+            whys = [reasons[paper.stored.number] for paper in papers]
+            total, mode = result.total, result.mode
+        else:
+            stored = search_titles(site.engine, query, days=(first, last), only=only, limit=PAGE)
+            papers = with_rooms((paper for paper in stored if not topic or topic in paper.categories), site.rooms)
+            whys = ["title"] * len(papers)
+            total, mode = len(papers), "titles"
+    milliseconds = 1000 * (time.perf_counter() - started)
+    words = frozenset(word.casefold() for word in _WORD.findall(query)[:MARKED_WORDS] if len(word) > 1)
+    given = {"q": query, "topic": topic, "from": first, "to": last, "runnable": 1 if runnable else "", "verdict": verdict}
+    return SearchPage(
+        **site.common(request, address("/search", **given)),
+        title=f"Search: {query[:80]}" if query else "Search",
+        section="search",
+        query=query,
+        notices=tuple(asked.notices),
+        asked=wanted,
+        found=tuple(_found(paper, why, words) for paper, why in zip(papers, whys, strict=True)),
+        total=total,
+        milliseconds=milliseconds,
+        mode=mode,
+        problem=site.index_problem if mode == "titles" else "",
+        topics=site.topic_choice(topic),
+        first_day=first,
+        last_day=last,
+        runnable=runnable,
+        verdict=verdict,
+        pages=Pager(
+            address("/search", **given, page=number - 1 if number > 2 else "") if number > 1 else "",
+            "Previous results",
+            address("/search", **given, page=number + 1) if total > number * PAGE and number < DEEPEST_PAGE else "",
+            "More results",
+        ),
+        shown_from=(number - 1) * PAGE + 1,
+    )
+
+
+def _only(site: Site, runnable: bool, verdict: str) -> list[int] | None:
+    """The papers that the filters by room admit; None for all."""
+    if not runnable and not verdict:
+        return None
+    slugs = [
+        room.slug
+        for room in site.rooms
+        if (not runnable or room.runnable)
+        and (not verdict or (bool(room.stale) if verdict == "stale" else room.state is STATES[verdict]))
+    ]
+    return numbers_of_rooms(site.engine, slugs)
+
+
+def _search(
+    site: Site,
+    query: str,
+    days: tuple[dt.date | None, dt.date | None],
+    topic: str,
+    only: list[int] | None,
+    page: int,
+) -> SearchResult | None:
+    """Ask the index; None where it cannot be used."""
+    index = site.index()
+    if index is None:
+        return None
+    try:
+        return index.search(
+            query,
+            limit=PAGE,
+            offset=(page - 1) * PAGE,
+            days=None if days == (None, None) else days,
+            categories=[topic] if topic else None,
+            only=only,
+        )
+    except IndexDamaged as error:
+        site.index_failed(error)
+        return None
+
+
+def _found(paper: PaperView, why: str, words: frozenset[str]) -> Found:
+    body = snippet(paper.abstract or paper.summary, words)
+    return Found(paper, highlighted(paper.title, words), highlighted(body, words), why)
