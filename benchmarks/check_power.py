@@ -12,6 +12,7 @@ when any of them says *holds*. `tests/bench/test_false_holds.py` asserts what th
 from __future__ import annotations
 
 import argparse
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,17 +38,20 @@ def noise(kind: str, shape: tuple[int, ...], random: np.random.Generator) -> Arr
         shape: of the result.
         random: where it is drawn from.
     """
+    drawn: Array
     if kind == "normal":
-        return random.standard_normal(shape)
-    if kind == "heavy-tailed":
-        return np.asarray(random.standard_t(3, shape) / np.sqrt(3))
-    if kind == "mildly skewed":
-        return (random.gamma(10, size=shape) - 10) / np.sqrt(10)
-    if kind == "skewed":
-        return random.exponential(size=shape) - 1
-    if kind == "two values":
-        return 2.0 * random.integers(0, 2, size=shape) - 1
-    raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NOISES)}")
+        drawn = random.standard_normal(shape)
+    elif kind == "heavy-tailed":
+        drawn = np.asarray(random.standard_t(3, shape) / math.sqrt(3), dtype=np.float64)
+    elif kind == "mildly skewed":
+        drawn = (random.gamma(10, size=shape) - 10) / math.sqrt(10)
+    elif kind == "skewed":
+        drawn = random.exponential(size=shape) - 1
+    elif kind == "two values":
+        drawn = np.where(random.random(shape) < 0.5, -1.0, 1.0)
+    else:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NOISES)}")
+    return drawn
 
 
 def answers(
@@ -71,7 +75,7 @@ def answers(
     shape = (checks, data_sets, seeds)
     shared = 3 * random.standard_normal(shape)
     ours, theirs = (shared + noise(noises, shape, random) for _ in range(2))
-    deviation = np.sqrt(2.0)  # of a paired difference
+    deviation = math.sqrt(2)  # of a paired difference
     check: Check
     if kind == "beats":
         check = beats("a", over="b", on=MEASURE.name, claim="none")

@@ -39,8 +39,6 @@ VERBS = ["Learning", "Testing", "Scaling", "Understanding"]
 CATEGORIES = [["cs.LG"], ["cs.LG", "stat.ML"], ["cs.RO"], ["cs.DB"], ["eess.IV"]]
 FIRST_DAY = dt.date(2026, 1, 1)
 
-WORDS_ONLY = "nobody/has-this-model"
-
 
 def made_up(count: int = 100) -> list[IndexRow]:
     """Papers whose number, day and wording are known."""
@@ -255,7 +253,8 @@ def test_exact_title_and_identifier_beat_adversarial_vectors(
         @property
         def decoy(self) -> NDArray[np.float32]:
             row = made_up()[0]
-            return BagOfWords().embed([f"{row.title}. {row.abstract}"])[0]
+            vector: NDArray[np.float32] = BagOfWords().embed([f"{row.title}. {row.abstract}"])[0]
+            return vector
 
     monkeypatch.setattr(embedding, "open_embedder", lambda *_, **__: Bewitched())
     monkeypatch.setattr(background, "open_embedder", lambda *_, **__: Bewitched())
@@ -320,6 +319,15 @@ def test_parsing_loses_no_word(text: str) -> None:
     parts = (*parsed.words, *parsed.phrases, *parsed.authors, *parsed.without, *parsed.without_authors)
     for word in ("aab", "bba"):
         assert any(word in part for part in parts) or word not in text.replace('"', " ")
+
+
+def test_quotes_and_dashes_in_running_text_ask_for_nothing() -> None:
+    question = (
+        'Which papers treat what is called "type correct" code, and what do they say -if anything- about its cost?'
+    )
+    parsed = parse(question)
+    assert not parsed.phrases and not parsed.without
+    assert parse('"type correct" code -cost').phrases == ("type correct",)
 
 
 def test_long_query_is_cut_to_its_beginning(index: SearchIndex) -> None:

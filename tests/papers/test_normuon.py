@@ -93,6 +93,7 @@ def test_newton_schulz_in_bfloat16_is_within_a_few_per_cent() -> None:
 
 def test_newton_schulz_of_zero_is_zero() -> None:
     assert torch.equal(newton_schulz(torch.zeros(3, 4)), torch.zeros(3, 4))
+    assert newton_schulz(torch.zeros(2, 0, 4)).shape == (2, 0, 4)
 
 
 def test_gradients_flow_through_the_formulas() -> None:

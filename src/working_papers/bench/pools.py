@@ -23,7 +23,7 @@ from working_papers.errors import UserError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Read by numerical libraries when they are imported, so they are set before a trial's process starts."""
 
-PRELOADED = ["numpy", "scipy", "torch", "working_papers.bench.trial"]
+PRELOADED = ["numpy", "scipy", "torch", "matplotlib.figure", "filelock", "working_papers.bench.trial"]
 """Imported once by the server from which trial processes are forked, so that each starts in milliseconds."""
 
 

@@ -384,7 +384,8 @@ def write_reference(room: Room, result: Result) -> Path:
             part.replace(target)
     except OSError as error:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            if part.exists():
+                part.unlink()
         raise UserError(
             f"the reference verdict cannot be written: {error.filename} ({error.strerror}); it belongs into a checkout "
             "that you may write"

@@ -309,7 +309,9 @@ class CatalogueWriter:
         if each.arxiv and each.arxiv in self._by_id:
             return self._by_id[each.arxiv]
         if each.room and each.room in self._by_room:
-            return self._by_room[each.room]
+            row = self._by_room[each.room]
+            if not each.arxiv or arxiv_id(row["id"]) is None:
+                return row
         candidates = [self._by_doi[each.doi]] if each.doi and each.doi in self._by_doi else []
         if each.key:
             candidates += self._by_title.get(each.hash, [])
@@ -329,20 +331,23 @@ class CatalogueWriter:
             wishes = _id_wishes(record)
             id = next((wish for wish in wishes if wish not in taken), f"{wishes[-1]}-{self._number + 1}")
             taken.add(id)
+        if each.room:
+            self._release(each.room, None)
         self._number += 1
-        topics = self.links.records[each.room].categories if each.room else ()
+        room = self.links.records[each.room] if each.room else PaperRecord(title="")
+        published = record.published or room.published
         return {
             "number": self._number,
             "id": id,
             "title": record.title,
             "abstract": record.abstract,
-            "summary": self.links.records[each.room].summary if each.room else "",
-            "authors": list(record.authors),
-            "author_count": record.author_count or len(record.authors),
-            "published": record.published,
-            "day": record.day or record.published or record.fallback_day or self.now.date(),
+            "summary": room.summary,
+            "authors": list(record.authors or room.authors),
+            "author_count": record.author_count or len(record.authors) or room.author_count,
+            "published": published,
+            "day": record.day or published or record.fallback_day or self.now.date(),
             "updated": record.updated,
-            "categories": list(dict.fromkeys((*record.categories, *topics))),
+            "categories": list(dict.fromkeys((*record.categories, *room.categories))),
             "comment_count": record.comment_count or 0,
             "upvotes": record.upvotes or 0,
             "source": self.source,
@@ -355,6 +360,14 @@ class CatalogueWriter:
             "first_seen": self.now,
             "revision": 0,
         }
+
+    def _release(self, room: str, heir: dict[str, Any] | None) -> None:
+        """Part a room from the row that has it, if that is another: the room has been given another arXiv id."""
+        holder = self._by_room.get(room)
+        if holder is not None and holder is not heir:
+            self._before.setdefault(holder["number"], dict(holder))
+            holder["room"], holder["summary"] = None, ""
+            del self._by_room[room]
 
     def _merge(self, row: dict[str, Any], each: _Incoming) -> None:
         """Bring what the record knows into the row."""
@@ -379,17 +392,18 @@ class CatalogueWriter:
             row["comment_count"] = record.comment_count
         if record.upvotes is not None:
             row["upvotes"] = record.upvotes
+        if each.room and row["room"] in (None, each.room):
+            self._release(each.room, row)
+            room = self.links.records[each.room]
+            row["room"] = each.room
+            row["summary"] = room.summary
+            row["authors"] = row["authors"] or list(room.authors)
+            row["author_count"] = row["author_count"] or room.author_count
+            row["published"] = row["published"] or room.published
         if record.day is not None:
             row["day"] = record.day
         elif row["published"] != had_published and had_published in (None, row["day"]):
             row["day"] = row["published"]
-        if each.room and row["room"] in (None, each.room):
-            holder = self._by_room.get(each.room, row)
-            if holder is not row:  # the room has been given another arXiv id since
-                self._before.setdefault(holder["number"], dict(holder))
-                holder["room"], holder["summary"] = None, ""
-            row["room"] = each.room
-            row["summary"] = self.links.records[each.room].summary
         topics = self.links.records[row["room"]].categories if row["room"] in self.links.records else ()
         if self.source == ROOM:
             # A room alone decides its topics; beside them stay the categories that an import brought.

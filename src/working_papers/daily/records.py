@@ -221,8 +221,8 @@ _ACCENT_HINT = re.compile(r"""\\(?:["'`^~=.]|[uvHckr][{\s\\]|(?:ss|ae|AE|oe|OE|a
 # Mathematics comes first, so that it is passed over whole.
 _ACCENT = re.compile(
     r"""(?=[$\\{])(?:(?P<math>\$[^$]*\$)
-    |\{?\\(?P<mark>["'`^~=.])\s*\{?\\?(?P<under>[A-Za-z])\}?
-    |\{?\\(?P<named>[uvHckr])(?:\s*\{\\?|\s+)(?P<below>[A-Za-z])\}?
+    |\{?\\(?P<mark>["'`^~=.])\s*\{?\\?(?P<under>[A-Za-z])\}{0,2}
+    |\{?\\(?P<named>[uvHckr])(?:\s*\{\\?|\s+)(?P<below>[A-Za-z])\}{0,2}
     |\{?\\(?P<letter>ss|ae|AE|oe|OE|aa|AA|[oOlL])(?![A-Za-z])(?:\{\}|\s)?\}?)""",
     re.VERBOSE,
 )

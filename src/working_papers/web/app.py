@@ -59,7 +59,12 @@ def create_app(settings: Settings, found: Mapping[str, Room] | None = None) -> F
         site.close()
 
     app = FastAPI(
-        title=settings.site_name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=True
+        title=settings.site_name,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=True,
     )
     app.state.settings = settings
     for family in (feed, rooms, search, status, static, papers):
@@ -102,7 +107,9 @@ def _database_error(request: Request, error: Exception) -> Response:
     logger.error("database: %s", error.orig)
     site: Site = request.app.state.site
     url = site.engine.url.render_as_string(hide_password=True)
-    remedy = f"{url} cannot be read ({error.orig}). The administrator may restore a copy, or move it away to start afresh."
+    remedy = (
+        f"{url} cannot be read ({error.orig}). The administrator may restore a copy, or move it away to start afresh."
+    )
     local = request.client is not None and request.client.host in {"127.0.0.1", "::1", "testclient"}
     # Addresses of files and servers are for whoever runs the site, not for everyone who reads it.
     sentence = f"The database {remedy}" if local else "The database cannot be read. The site's log has the details."

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Protocol
 
 _ARXIV = re.compile(r"^(\d{4}\.\d{4,5}|[a-z-]+(\.[A-Za-z]{2})?/\d{7})$")
-_COMMON = frozenset("a an the on of for in to and with via from is are towards toward how what why do does".split())
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_COMMON = re.compile("a|an|the|on|of|for|in|to|and|with|via|from|is|are|towards?|how|what|why|do|does")
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 
 
 class Citable(Protocol):
@@ -58,7 +58,7 @@ def citation_key(paper: Citable) -> str:
     """First author's family name, year, first telling word of the title: `li2025normuon`."""
     family = paper.authors[0].split()[-1] if paper.authors and paper.authors[0].split() else "anonymous"
     words = [_ascii(word) for word in re.split(r"[\s:/–—-]+", paper.title)]
-    word = next((word for word in words if word and word not in _COMMON), "")
+    word = next((word for word in words if word and not _COMMON.fullmatch(word)), "")
     year = str(paper.published.year) if paper.published else ""
     return f"{_ascii(family) or 'anonymous'}{year}{word}"
 
@@ -94,7 +94,9 @@ def _entry(paper: Citable, key: str) -> str:
         "url": f"https://arxiv.org/abs/{arxiv}" if arxiv else paper.link,
     }
     lines = [
-        f"  {name} = {value}," if name == "month" else f"  {name} = {{{value}}}," for name, value in fields.items() if value
+        f"  {name} = {value}," if name == "month" else f"  {name} = {{{value}}},"
+        for name, value in fields.items()
+        if value
     ]
     return "@misc{" + key + ",\n" + "\n".join(lines) + "\n}\n"
 
@@ -103,7 +105,9 @@ def _escape(text: str) -> str:
     """Escape what LaTeX would take for a command, outside formulas; drop braces that do not match."""
     parts = re.split(r"(\$[^$]*\$)", " ".join(text.split()))
     text = "".join(
-        part if part.startswith("$") and part.endswith("$") and len(part) > 1 else re.sub(r"(?<!\\)([&%#_$])", r"\\\1", part)
+        part
+        if part.startswith("$") and part.endswith("$") and len(part) > 1
+        else re.sub(r"(?<!\\)([&%#_$])", r"\\\1", part)
         for part in parts
     )
     depth = 0

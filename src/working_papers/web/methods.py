@@ -79,7 +79,9 @@ def _read(file: Path, module: str, _modified: int) -> Method | None:
 
 def _exported(tree: ast.Module) -> list[str]:
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             value = getattr(node, "value", None)
             if isinstance(value, ast.List | ast.Tuple):

@@ -17,7 +17,7 @@ from working_papers.web.text import lead
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from working_papers.web.verdicts import RoomView, Rooms
+    from working_papers.web.verdicts import Rooms, RoomView
 
 NAMES_IN_LISTS = 3
 """Authors named in a list before the rest is counted."""

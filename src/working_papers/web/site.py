@@ -16,7 +16,7 @@ import orjson
 from starlette.responses import HTMLResponse, Response
 
 from working_papers.bench.paper import TOPICS
-from working_papers.daily.catalogue import list_topics, papers_of_rooms
+from working_papers.daily.catalogue import StoredPaper, list_topics, papers_by_numbers, papers_of_rooms
 from working_papers.daily.search import IndexDamaged, SearchIndex
 from working_papers.errors import UserError
 from working_papers.web.contexts import Page, Tally, TopicChoice
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 TOPICS_SECONDS = 60.0
 """How long the list of topics may lag behind an import."""
+
+SIMILAR_SECONDS = 600.0
+"""How long similar papers may lag behind new ones; among millions, finding them is most of a page's time."""
+
+SIMILAR_KEPT = 10_000
 
 RETRY_SECONDS = 5.0
 """How often a damaged index is tried again."""
@@ -50,6 +55,7 @@ class Site:
         self._index_problem = ""
         self._index_tried = float("-inf")
         self._index_lock = threading.Lock()
+        self._similar: dict[int, tuple[float, list[int]]] = {}
         self._topics: list[str] = []
         self._topics_read = float("-inf")
 
@@ -93,6 +99,23 @@ class Site:
             self._index.close()
             self._index = None
         self.engine.dispose()
+
+    def similar(self, paper: StoredPaper, limit: int) -> list[StoredPaper]:
+        """Papers like a paper, remembered for a while; none where the index cannot be used."""
+        index = self.index()
+        if index is None:
+            return []
+        known = self._similar.get(paper.number)
+        if known is None or known[0] < time.monotonic():
+            try:
+                hits = index.similar(paper.number, limit, text=f"{paper.title}\n{paper.text}")
+            except IndexDamaged as error:
+                self.index_failed(error)
+                return []
+            if len(self._similar) >= SIMILAR_KEPT:
+                self._similar.clear()
+            known = self._similar[paper.number] = (time.monotonic() + SIMILAR_SECONDS, [hit.number for hit in hits])
+        return papers_by_numbers(self.engine, known[1])
 
     # What several pages show ------------------------------------------------------------------------------------------
 
@@ -170,7 +193,9 @@ def json(request: Request, content: Any) -> Response:
 def file_response(request: Request, file: Path, version: str, media_type: str, policy: str) -> Response:
     """A file under an address that names its version."""
     headers = {
-        "Cache-Control": "public, max-age=31536000, immutable" if request.query_params.get("v") == version else "no-cache",
+        "Cache-Control": "public, max-age=31536000, immutable"
+        if request.query_params.get("v") == version
+        else "no-cache",
         "ETag": f'"{version}"',
         "Content-Security-Policy": policy,
         "Vary": "Accept-Encoding",

@@ -8,22 +8,22 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
 
-LONGEST_FORMULA = 600
-"""Characters of a formula that are typeset; a longer one is shown as its source."""
-
 SNIPPET_CHARACTERS = 280
 
 _MATHML = "{http://www.w3.org/1998/Math/MathML}"
-_ELEMENTS = frozenset(
-    """math mrow mi mn mo mtext mspace msqrt mroot mfrac msub msup msubsup munder mover munderover mtable mtr mtd
-    mstyle mpadded mphantom""".split()
+_ELEMENTS = re.compile(
+    "math|mrow|mi|mn|mo|mtext|mspace|msqrt|mroot|mfrac|msub|msup|msubsup|munder|mover|munderover|"
+    "mtable|mtr|mtd|mstyle|mpadded|mphantom"
 )
-_ATTRIBUTES = frozenset(
-    """display stretchy fence separator accent accentunder mathvariant linethickness displaystyle scriptlevel width
-    height depth lspace rspace minsize maxsize columnalign""".split()
+_ATTRIBUTES = re.compile(
+    "display|stretchy|fence|separator|accent|accentunder|mathvariant|linethickness|displaystyle|scriptlevel|"
+    "width|height|depth|lspace|rspace|minsize|maxsize|columnalign"
 )
 _FORMULA = re.compile(
-    r"\$\$(?P<display>[^$]{1,600})\$\$|(?<![\\\d])\$(?P<inline>(?:[^$\\]|\\.){1,600})\$|\\\((?P<round>.{1,600}?)\\\)",
+    r"\$\$(?P<display>[^$]{1,600})\$\$"
+    # "$5 and $6" are prices: a formula does not begin like one, nor end before a digit.
+    r"|(?<!\\)\$(?!\d[\d.,]*[kKmMbB]?\s+[A-Za-z]{2})(?P<inline>(?:[^$\\]|\\.){1,600})\$(?!\d)"
+    r"|\\\((?P<round>.{1,600}?)\\\)",
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"https?://[^\s<>\"'{}|\\^`\[\]]+")
@@ -62,17 +62,19 @@ def mathml(tex: str, display: bool = False) -> Markup:
         return source
     root.set("alttext", tex)
     ElementTree.register_namespace("", "http://www.w3.org/1998/Math/MathML")
-    return Markup(ElementTree.tostring(root, encoding="unicode").replace(' xmlns="http://www.w3.org/1998/Math/MathML"', ""))  # noqa: S704 - rebuilt from known elements, text escaped by the serialiser
+    return Markup(
+        ElementTree.tostring(root, encoding="unicode").replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    )
 
 
 def _tidy(root: ElementTree.Element) -> bool:
     """Keep known attributes; False when there is an unknown element, or a command that was not understood."""
     for element in root.iter():
         name = element.tag.removeprefix(_MATHML)
-        if name not in _ELEMENTS or (element.text or "").startswith("\\"):
+        if not _ELEMENTS.fullmatch(name) or (element.text or "").startswith("\\"):
             return False
         for attribute in list(element.attrib):
-            if attribute not in _ATTRIBUTES:
+            if not _ATTRIBUTES.fullmatch(attribute):
                 del element.attrib[attribute]
     return True
 
@@ -93,14 +95,22 @@ def highlighted(text: str, words: frozenset[str]) -> Markup:
     return _render(text, _word_pattern(words), False)
 
 
+_ENDINGS = "ations|ation|ances|ance|ants|ant|ences|ence|ents|ent|ings|ing|ers|er|ies|ied|ally|ly|al|ed|es|e|s|y"
+_ENDING = re.compile(f"(?:{_ENDINGS})$")
+
+
 @lru_cache(maxsize=64)
 def _word_pattern(words: frozenset[str]) -> re.Pattern[str] | None:
     """Matches the words and their inflections: the search compares stems, so an ending may differ."""
-    stems = {word if len(word) < 5 else word[: max(4, len(word) - 2)] for word in words if word}
+    stems = set()
+    for word in words:
+        stem = _ENDING.sub("", word)
+        stems.add(stem if len(stem) > 2 else word)
+    stems.discard("")
     if not stems:
         return None
     longest_first = sorted(stems, key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\w*", re.IGNORECASE)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})(?:{_ENDINGS})?\b", re.IGNORECASE)
 
 
 def _render(text: str, marks: re.Pattern[str] | None, links: bool) -> Markup:
@@ -121,7 +131,7 @@ def _plain(text: str, marks: re.Pattern[str] | None, links: bool) -> Markup:
     position = 0
     for match in _COMMAND.finditer(text):
         parts.append(_addresses(text[position : match.start()], marks, links))
-        tag = Markup(_COMMANDS[match[1]])  # noqa: S704 - one of the constants above
+        tag = Markup(_COMMANDS[match[1]])
         parts.append(Markup("<{}>{}</{}>").format(tag, _addresses(match[2], marks, links), tag))
         position = match.end()
     parts.append(_addresses(text[position:], marks, links))

@@ -180,7 +180,7 @@ class RoomView:
             return ""
         deciding = [check for check in self.record.checks if check.answer == self.record.answer]
         chosen = (deciding or list(self.record.checks))[:1]
-        return chosen[0].sentence if chosen else self.record.summary
+        return typographic(chosen[0].sentence if chosen else self.record.summary)
 
     @cached_property
     def short_finding(self) -> str:
@@ -235,7 +235,7 @@ class RoomView:
                 best = means.index(min(means) if measure.better == "lower" else max(means))
             unit = f" ({measure.unit})" if measure.unit else ""
             name = f"{measure.name}{unit}{ARROWS[measure.better]}"
-            rows.append(TableRow(name, measure.about, tuple(spread(each) for each in values), best))
+            rows.append(TableRow(name, measure.about, tuple(typographic(spread(each)) for each in values), best))
         return tuple(rows)
 
     @cached_property
@@ -247,7 +247,7 @@ class RoomView:
         rows = []
         for name in dict.fromkeys(name for arm in record.arms.values() for name in arm.costs):
             values = [record.cost(arm, name) for arm in record.arms]
-            cells = tuple("–" if value is None else amount(value) for value in values)
+            cells = tuple("–" if value is None else typographic(amount(value)) for value in values)
             rows.append(TableRow(name, "", cells, None))
         return tuple(rows)
 
@@ -257,14 +257,14 @@ class RoomView:
         if self.record is None:
             return ()
         return tuple(
-            (arm.label, ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}" for name, value in arm.setting.items()))
+            (arm.label, ", ".join(f"{name} = {_setting(value)}" for name, value in arm.setting.items()))
             for arm in self.record.arms.values()
             if arm.setting
         )
 
     @cached_property
     def extra_cost(self) -> str:
-        """What the method costs in time beside the first baseline: '1.3 times the time of Muon'."""
+        """What the method costs in time beside the first baseline: '1.3 times as long as Muon'."""
         record = self.record
         if record is None:
             return ""
@@ -273,7 +273,10 @@ class RoomView:
         theirs = record.cost(others[0], "wall seconds") if others else None
         if not ours or not theirs:
             return ""
-        return f"{ours / theirs:.2g} times the time of {record.arms[others[0]].label}"
+        ratio, label = ours / theirs, record.arms[others[0]].label
+        if 0.95 <= ratio <= 1.05:
+            return f"about as long as {label}"
+        return f"{ratio:.2g} times as long as {label}"
 
     @cached_property
     def duration(self) -> str:
@@ -291,10 +294,14 @@ class RoomView:
         return method_of(self.room)
 
 
+def _setting(value: float | int | str) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _check(check: CheckRecord, measure: MeasureRecord | None) -> CheckView:
     return CheckView(
         state=State(check.answer),
-        sentence=check.sentence,
+        sentence=typographic(check.sentence),
         rule=check.rule,
         claim=check.claim,
         level=f"{100 * check.level:.4g} %",
@@ -302,6 +309,21 @@ def _check(check: CheckRecord, measure: MeasureRecord | None) -> CheckView:
         effect_size="" if check.effect_size is None else f"{check.effect_size:.2g}",
         p_value="" if check.p_value is None else ("< 0.0001" if check.p_value < 1e-4 else f"{check.p_value:.2g}"),
     )
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_POWER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)e([+-]?\d+)\b")
+
+
+def _power(match: re.Match[str]) -> str:
+    exponent = str(int(match[2])).translate(_SUPERSCRIPTS)
+    return f"10{exponent}" if match[1] == "1" else f"{match[1]}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}10{exponent}"
+
+
+def typographic(text: str) -> str:
+    """Numbers as they are printed: 3.1e-07 as 3.1 × 10⁻⁷, true minus signs, per cent signs kept with their numbers."""
+    text = _POWER.sub(_power, text)
+    return re.sub(r"(?<![\w)])-(?=\d)", "−", text).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _numbers(claim: Claim) -> tuple[PaperNumber, ...]:
@@ -319,7 +341,7 @@ def _numbers(claim: Claim) -> tuple[PaperNumber, ...]:
 def quantity(value: float, unit: str = "") -> str:
     """A number with its unit, with a true minus sign and thousands kept apart."""
     text = f"{value:,.0f}" if abs(value) >= 10_000 and float(value).is_integer() else f"{value:.6g}"
-    text = text.replace("-", "−").replace(",", "\N{NARROW NO-BREAK SPACE}")
+    text = typographic(text.replace(",", "\N{NARROW NO-BREAK SPACE}"))
     return f"{text}\N{NO-BREAK SPACE}{unit}" if unit else text
 
 
@@ -488,5 +510,7 @@ def figure_of(file: Path) -> Figure:
     """A figure's size and version, read from its head."""
     with file.open(encoding="utf-8") as text:
         box = _VIEW_BOX.search(text.read(1000))
-    width, height = (round(float(box[1]) * 4 / 3), round(float(box[2]) * 4 / 3)) if box else (768, 400)  # points to pixels
+    width, height = (
+        (round(float(box[1]) * 4 / 3), round(float(box[2]) * 4 / 3)) if box else (768, 400)
+    )  # points to pixels
     return Figure(file, f"{file.stat().st_mtime_ns:x}", width, height)

@@ -29,6 +29,7 @@ Of 0, 0.3, 0.6 and 1, nDCG@10 on Cranfield/CISI/CACM: .379/.399/.481, .393/.402/
 LONGEST_TOKEN = 80
 """Bytes of the longest token that is kept; longer ones are base64 and the like."""
 
+_MOST_LOOKED_UP = 2_000
 _FIRST_DAY, _LAST_DAY = -(2**31), 2**31 - 1
 
 
@@ -266,7 +267,10 @@ class Lexical:
 
     def _numbers(self, numbers: Collection[int]) -> Any:
         kept = sorted(number for number in set(numbers) if 0 <= number < 2**63)
-        return Query.term_set_query(self._schema, "number", kept) if kept else Query.empty_query()
+        if len(kept) > _MOST_LOOKED_UP:
+            return Query.term_set_query(self._schema, "number", kept)
+        # A set query walks over all numbers of the index; for hundreds, looking each up is five times as fast.
+        return Query.boolean_query([(Occur.Should, self._term("number", number)) for number in kept])
 
     def _hits(self, query: Any, limit: int, **arguments: Any) -> list[tuple[int, float]]:
         with _damage(self.folder):

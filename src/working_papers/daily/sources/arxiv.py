@@ -140,7 +140,7 @@ def _client(url: str, delay: float, retries: int, bad: list[BadRecord]) -> arxiv
     import requests
     from requests.adapters import HTTPAdapter
 
-    class Adapter(HTTPAdapter):  # type: ignore[misc]
+    class Adapter(HTTPAdapter):
         def send(self, *arguments: Any, **options: Any) -> Any:
             options["timeout"] = options.get("timeout") or TIMEOUT
             return super().send(*arguments, **options)

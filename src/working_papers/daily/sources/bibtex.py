@@ -84,12 +84,15 @@ def _parse(text: str) -> Any:
         """The parser's own step calls itself once for every line end, and fails on long runs of them."""
 
         def _next_mark(self, accept_eof: bool) -> Any:
-            waiting: Any = self._unaccepted_mark
-            while waiting is None and (waiting := next(self._markiter, None)) is not None:
-                if waiting.group(0) == "\n":
-                    self._current_line += 1
-                    waiting = None
-            self._unaccepted_mark = waiting
+            parser: Any = self
+            while parser._unaccepted_mark is None:
+                mark = next(parser._markiter, None)
+                if mark is None:
+                    break
+                if mark.group(0) == "\n":
+                    parser._current_line += 1
+                else:
+                    parser._unaccepted_mark = mark
             return super()._next_mark(accept_eof)
 
     class Decoder(LatexNodes2Text):  # type: ignore[misc]
@@ -101,6 +104,7 @@ def _parse(text: str) -> Any:
             return str(super().latex_to_text(_BARE_PERCENT.sub(r"\\%", latex), **options))
 
     # The parser logs what it also returns as failed blocks; those are reported with their lines.
+    decoder = Decoder(math_mode="verbatim", keep_comments=True)
     logger = logging.getLogger("bibtexparser")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -111,10 +115,14 @@ def _parse(text: str) -> Any:
             RemoveEnclosingMiddleware(),
             SeparateCoAuthors(),
             SplitNameParts(),
-            LatexDecodingMiddleware(decoder=Decoder(math_mode="verbatim", keep_comments=True)),
             MergeNameParts(style="first"),
+            LatexDecodingMiddleware(decoder=decoder),
         ):
             library = middleware.transform(library)
+        for entry in library.entries:
+            for field in entry.fields:
+                if isinstance(field.value, list):  # names, which the middleware passes over
+                    field.value = [decoder.latex_to_text(name) for name in field.value]
     finally:
         logger.setLevel(level)
     return library if isinstance(library, Library) else Library()
@@ -192,11 +200,17 @@ def _published(year: str, month: str, day: str, date: str) -> dt.date | None:
     words = re.findall(r"[a-z]+|\d+", month.lower())
     number = next((MONTHS[word] for word in words if word in MONTHS), None)
     if number is None:
-        number = int(words[0]) if words and words[0].isascii() and words[0].isdecimal() and len(words[0]) < 3 else 1
-        return _day(int(found[1]), number, 1, f"{year} {month}")
-    inside = next((int(word) for word in words if word.isascii() and word.isdecimal() and len(word) < 3), 0)
-    chosen = int(day) if day.isascii() and day.isdecimal() and len(day) < 3 else inside
-    return _day(int(found[1]), number, chosen or 1, f"{year} {month} {day}")
+        number, inside = _small(words[0]) if words else 0, 0
+    else:  # 'January 3' and '3 Jan' name a day as well
+        inside = next((_small(word) for word in words if _small(word)), 0)
+    if not number:
+        return dt.date(int(found[1]), 1, 1)
+    return _day(int(found[1]), number, _small(day) or inside or 1, one_line(f"{year} {month} {day}"))
+
+
+def _small(text: str) -> int:
+    """The number that is a day or month, 0 for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 3 else 0
 
 
 def _day(year: int, month: int, day: int, shown: str) -> dt.date:

@@ -196,14 +196,15 @@ def repaired_id(text: str, created: dt.date | None) -> str | None:
 
     Copies of the snapshot that went through a table of numbers have '1908.0988100000002' for 1908.09881, '705.1789'
     for 0705.1789 and '1709.026' for 1709.02600. How many digits belong after the point follows from the year (four
-    before 2015, five since), so the id is certain; as a safeguard it must also agree with the month of the paper.
+    before 2015, five since), so the id is certain; as a safeguard it must not name a month
+    before the paper was submitted.
 
     Args:
         text: the damaged id.
         created: when the first version was submitted; without it nothing is repaired.
 
     Returns:
-        The id, or None if the text is not the image of an id or the month does not agree.
+        The id, or None if the text is not the image of an id or the month lies before the submission.
     """
     found = _FLOAT_ID.fullmatch(text)
     if found is None or created is None or not text.isascii():
@@ -219,8 +220,8 @@ def repaired_id(text: str, created: dt.date | None) -> str | None:
     if id is None:
         return None
     months = (2000 + int(month[:2])) * 12 + int(month[2:]) - (created.year * 12 + created.month)
-    # Submitted on the last day of a month, a paper may carry the next month's number.
-    return id if months in (0, 1) else None
+    # The number is given when the paper is announced: mostly in the same month, at times many months later.
+    return id if months >= 0 else None
 
 
 def _created(text: str) -> dt.date:

@@ -71,14 +71,16 @@ study = Study(
         within("linear", on=TEST_HIGHEST, high=0.6, claim="linear-models-cannot"),
     ),
     tuning=Tuning(on=TEST_LAST, candidates={"linear": STEPS_TRIED, "large start": STEPS_TRIED}),
-    budget="""Every arm learns from the same n = 1000 samples in √n = 31 full-batch steps (the least-norm model is
+    budget="""Every arm learns from the same n samples (laptop: 1000) in √n full-batch steps (the least-norm model is
     solved for at once). The network's step size is the theorems' and is not tuned; the linear model and the large
     start get the best of three step sizes by final test accuracy.""",
     notes="""At laptop scale p = 2·10⁷, m = 300, η = 0.1 and signal² = n^0.51 √p. Of the paper's six assumptions
     (written down from memory) this meets five with C of 1 to 2; the sixth asks for p ≥ C n² signal², and here p is
     7700 times too small. The arm with p as in the theorem, 2·10¹⁶, meets all six with C = 2. Its first step is the
     same, but at this n a cluster stays unlearned on some seeds: there a sample's own noise outweighs its whole
-    cluster, flipped samples never let go of their neurons, and only a larger n would average them out. Inputs
+    cluster, flipped samples never let go of their neurons, and only a larger n would average them out. In the
+    main setting too a rare seed ends near 0.75 that way, and the final check, a mean of 0.99 over seeds, allows
+    hardly any. Inputs
     are drawn in the coordinates that training touches, which leaves the law of every result as it is in p
     dimensions. The large start has ω = 1/√p, the other networks the tiny one that the theorems ask for. The
     linear share of a linear model is 1 by definition.""",
@@ -280,7 +282,7 @@ def measurements(records: list[tuple[float, float, float]]) -> dict[str, float |
 
 
 @study.figure
-def memorised_then_understood(trials: Trials, figure: Figure) -> None:
+def memorised_then_generalised(trials: Trials, figure: Figure) -> None:
     """Accuracies by step, and where the neurons point after the first step and at the end."""
     curves, first, last = figure.subplots(1, 3, width_ratios=(1.7, 1, 1))
     draw_curves(trials, curves)
@@ -324,6 +326,6 @@ def draw_curves(trials: Trials, axes: Axes) -> None:
     ticks = [tick for tick in (0, 1, 2, 3, 5, 10, 20, 40) if tick <= step[-1]]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set(title="Memorised first, understood later", xlabel="step of gradient descent")
+    axes.set(title="Memorised first, generalised later", xlabel="step of gradient descent")
     axes.set(ylabel="accuracy", ylim=(0.0, 1.04))
     axes.legend(loc="lower right", fontsize="small")

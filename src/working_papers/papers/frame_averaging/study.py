@@ -14,10 +14,10 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, silu
@@ -30,6 +30,9 @@ from working_papers.papers.frame_averaging.method import (
     LayerwiseFrameAveraging,
     graph_frame,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ARMS = {
     "frame": "Frame averaging",
@@ -323,10 +326,9 @@ def run(trial: Trial, task: Task) -> Measurements:
     predictor = Predictor(trial.arm, network).to(trial.device)
 
     steps = size.steps // FRAME_SIZE if trial.arm == "layerwise" else size.steps
-    evaluate_at = {math.ceil(steps * k / EVALUATIONS): k for k in range(1, EVALUATIONS + 1)}
     optimizer = torch.optim.Adam(network.parameters(), lr=float(trial.setting.get("learning rate", 1e-3)), fused=True)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    curve = np.zeros(EVALUATIONS)
+    curve, evaluated = np.zeros(EVALUATIONS), 0
     best, best_weights, flops = math.inf, network.state_dict(), 0
 
     def step() -> None:
@@ -347,9 +349,10 @@ def run(trial: Trial, task: Task) -> Measurements:
             flops = counter.get_total_flops() * steps
         else:
             step()
-        if number in evaluate_at:
+        due = EVALUATIONS * number // steps
+        if due > evaluated:
             error = _error(predictor, validation, generator)
-            curve[evaluate_at[number] - 1 :] = error
+            curve[evaluated:due], evaluated = error, due
             if error < best:
                 best = error
                 best_weights = {name: weight.clone() for name, weight in network.state_dict().items()}

@@ -72,10 +72,12 @@ def newton_schulz(matrix: Tensor, steps: int = 5, coefficients: tuple[float, flo
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix  # the Gram matrix below is then the smaller of the two
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + NORM_GUARD)
-    for _ in range(steps):
+    shape = x.shape
+    x = x.unsqueeze(0).flatten(0, -3)  # one batch axis, as baddbmm needs it
+    for _ in range(steps):  # x <- a x + (b gram + c gram gram) x, sums and products fused
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    result: Tensor = x.view(shape).mT if tall else x.view(shape)
     return result
 
 
@@ -156,7 +158,8 @@ class NorMuon(Optimizer):
         scale: length of a step, see `rescale`.
         normalize: False leaves the normalisation out, which is Muon.
         ns_dtype: dtype of the Newton-Schulz iteration. None: bfloat16 for parameters on CUDA that are not
-            float64, otherwise the parameters' dtype, but at least float32.
+            float64, otherwise the parameters' dtype, but at least float32. On a processor with bfloat16
+            instructions, bfloat16 takes about half the time; steps then differ by a few per cent.
 
     Raises:
         ValueError: a hyper-parameter is out of range, or a parameter is empty, complex or has fewer than

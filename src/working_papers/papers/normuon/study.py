@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MOMENTUM = 0.95  # of NorMuon and Muon: the paper's and the official code's
 BETAS = (0.9, 0.95)  # of AdamW: the official code's for what is not a matrix
 REST_LEARNING_RATE = 0.01  # of embeddings, head and norms; our choice: the AdamW arm's best, on seeds of our own
+WIDTH = 64  # AdamW's learning rates are for this width and fall as 1 / width; a step of Muon needs no such rule
 WARM_UP, DECAY = 0.1, 0.3  # fractions of the steps with rising and with falling learning rate; our choice
 CONCENTRATION = 0.1  # of the Dirichlet distribution that the laws are drawn from: a few likely successors each
 BURN_IN = 32  # symbols from a uniform start to the source's own distribution
@@ -228,11 +229,15 @@ def train(trial: Trial, text: Text) -> Measurements:
     model = LanguageModel(size, trial.seed).to(trial.device)
     matrices, rest = split_parameters(model)
     learning_rate = float(trial.setting["learning rate"])
+    narrow = WIDTH / size.width
     if trial.arm == "adamw":
-        optimizer: torch.optim.Optimizer = torch.optim.AdamW(matrices, lr=learning_rate, betas=BETAS, weight_decay=0.0)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(
+            matrices, lr=learning_rate * narrow, betas=BETAS, weight_decay=0.0
+        )
     else:
         optimizer = NorMuon(matrices, lr=learning_rate, momentum=MOMENTUM, normalize=trial.arm == "normuon")
-    optimizers = [optimizer, torch.optim.AdamW(rest, lr=REST_LEARNING_RATE, betas=BETAS, weight_decay=0.0)]
+    adamw = torch.optim.AdamW(rest, lr=REST_LEARNING_RATE * narrow, betas=BETAS, weight_decay=0.0)
+    optimizers = [optimizer, adamw]
 
     def schedule(step: int) -> float:
         return min(1.0, (step + 1) / (WARM_UP * size.steps), (size.steps - step) / (DECAY * size.steps))

@@ -17,16 +17,19 @@ from working_papers.web.papers import PaperView, latest_papers, with_rooms
 from working_papers.web.parameters import Parameters, address
 from working_papers.web.rendering import long_date
 from working_papers.web.site import Site, cached, html, json, site_of
+from working_papers.web.verdicts import State
 
 PAGE = 30
 """Papers on a page of the feed."""
 
 HOME_PAPERS = 12
-HOME_TESTED = 4
+HOME_TESTED = 6
 DEEPEST_PAGE = 300
 """Pages of the newest papers that can be turned; what is older is found by day, week or month."""
 
 PERIODS = ("", "day", "week", "month")
+
+ORDER = list(State)
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,7 +40,7 @@ TAGLINE = "Each paper with what it claims, the method to import, and a study tha
 def home(request: Request) -> Response:
     """What runs and what it showed, then the newest papers."""
     site = site_of(request)
-    rooms = sorted(site.rooms, key=lambda room: (list(type(room.state)).index(room.state), room.slug))
+    rooms = sorted(site.rooms, key=lambda room: (ORDER.index(room.state), room.slug))
     papers = site.papers_of_rooms()
     newest = sorted(
         (room for room in rooms if room.record is not None and room.slug in papers),

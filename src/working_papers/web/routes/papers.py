@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -13,8 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from working_papers.bench.store import FAILED, Run
-from working_papers.daily.catalogue import StoredPaper, get_paper, papers_by_numbers
-from working_papers.daily.search import IndexDamaged
+from working_papers.daily.catalogue import StoredPaper, get_paper
 from working_papers.database import reading
 from working_papers.web.bibtex import bibtex
 from working_papers.web.contexts import Alternate, PaperPage, RunView
@@ -35,7 +33,6 @@ RUNS = 10
 
 LONGEST_LOG = 4_000
 
-logger = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
 
 
@@ -119,16 +116,7 @@ def _found(site: Site, paper_id: str) -> PaperView:
 
 
 def _similar(site: Site, paper: PaperView) -> tuple[PaperView, ...]:
-    """Papers like this one; none while the index cannot be used."""
-    index = site.index()
-    if index is None:
-        return ()
-    try:
-        hits = index.similar(paper.stored.number, SIMILAR, text=f"{paper.title}\n{paper.stored.text}")
-    except IndexDamaged as error:
-        site.index_failed(error)
-        return ()
-    return with_rooms(papers_by_numbers(site.engine, [hit.number for hit in hits]), site.rooms)
+    return with_rooms(site.similar(paper.stored, SIMILAR), site.rooms)
 
 
 def _citation(paper: PaperView) -> list[tuple[str, str]]:

@@ -80,7 +80,14 @@ def _page(request: Request) -> SearchPage:
             total, mode = len(papers), "titles"
     milliseconds = 1000 * (time.perf_counter() - started)
     words = frozenset(word.casefold() for word in _WORD.findall(query)[:MARKED_WORDS] if len(word) > 1)
-    given = {"q": query, "topic": topic, "from": first, "to": last, "runnable": 1 if runnable else "", "verdict": verdict}
+    given = {
+        "q": query,
+        "topic": topic,
+        "from": first,
+        "to": last,
+        "runnable": 1 if runnable else "",
+        "verdict": verdict,
+    }
     return SearchPage(
         **site.common(request, address("/search", **given)),
         title=f"Search: {query[:80]}" if query else "Search",

@@ -1,0 +1,121 @@
+"""Fixtures for all tests: a home folder, settings and a database of one's own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
+
+from working_papers.config import Settings, load_settings
+from working_papers.database import open_database
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder that the settings name; other settings of the machine do not count."""
+    for name in [name for name in os.environ if name.startswith("WORKING_PAPERS_")]:
+        if not name.startswith(("WORKING_PAPERS_TEST_", "WORKING_PAPERS_PAGE")):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("WORKING_PAPERS_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def database_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The database of one test: SQLite in its home, or an own schema of WORKING_PAPERS_TEST_DATABASE (PostgreSQL)."""
+    server = os.environ.get("WORKING_PAPERS_TEST_DATABASE")
+    if not server:
+        yield f"sqlite:///{home / 'working-papers.db'}"
+        return
+    schema = f"test_{uuid4().hex}"
+    administration = create_engine(server, isolation_level="AUTOCOMMIT")
+    with administration.connect() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    url = make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
+    address = url.render_as_string(hide_password=False)
+    monkeypatch.setenv("WORKING_PAPERS_DATABASE", address)
+    yield address
+    with administration.connect() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    administration.dispose()
+
+
+@pytest.fixture
+def settings(home: Path, database_address: str) -> Settings:
+    """Settings of an installation without anything in it."""
+    return load_settings()
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """An open, empty database."""
+    opened = open_database(settings)
+    yield opened
+    opened.dispose()
+
+
+@dataclass
+class LocalServer:
+    """Answers that a service gave, given again.
+
+    Attributes:
+        answer: from the path with its query to status and body.
+        paths: what was asked for, in order.
+        headers: the headers of each request, names in lower case.
+    """
+
+    address: str
+    answer: Callable[[str], tuple[int, bytes]]
+    paths: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Callable[[str], tuple[int, bytes]]], LocalServer]]:
+    """Start a server on this machine: `serve(answer).address`."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(answer: Callable[[str], tuple[int, bytes]]) -> LocalServer:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                local.paths.append(self.path)
+                local.headers.append({name.lower(): value for name, value in self.headers.items()})
+                status, body = local.answer(self.path)
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keep quiet."""
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        local = LocalServer(f"http://127.0.0.1:{server.server_port}", answer)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        running.append((server, thread))
+        return local
+
+    yield start
+    for server, thread in running:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def closed_address() -> str:
+    """An address at which nobody listens."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{reserved.getsockname()[1]}"
