@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -37,8 +37,9 @@ SYLLABLES = "net graph learn deep sparse model flow kernel train data loss norm 
 
 INSERT = """
 WITH RECURSIVE counted(n) AS (SELECT :first UNION ALL SELECT n + 1 FROM counted WHERE n < :last)
-INSERT INTO papers (number, id, title, abstract, summary, authors, author_count, published, day, updated, categories,
-                    comment_count, upvotes, source, url, doi, journal, room, text_hash, title_hash, first_seen, revision)
+INSERT INTO papers (number, id, title, abstract, summary, authors, author_count, published, day, updated,
+                    categories, comment_count, upvotes, source, url, doi, journal, room, text_hash, title_hash,
+                    first_seen, revision)
 SELECT n, printf('%02d%02d.%05d', 7 + n / 1200000 % 90, 1 + n / 100000 % 12, n % 100000),
        printf('Synthetic paper %d: %s', n, substr(:text, 1 + n * 7919 % 2000, 60)),
        substr(:text, 1 + n * 104729 % 2000, 400) || ' with $O(n^2)$ steps.', '', '["Ada Lovelace", "Alan Turing"]', 2,
@@ -101,7 +102,7 @@ def measure(client: TestClient, ids: list[str], count: int) -> dict[str, list[fl
     days = [f"{2008 + number % 17}-{1 + number % 12:02}-{1 + number % 28:02}" for number in range(count + 2)]
     pages: dict[str, Callable[[int], str]] = {
         "front page": lambda number: "/",
-        "feed, latest": lambda number: f"/feed?page={1 + number % 20 if number > 0 else 1}",
+        "feed, latest": lambda number: f"/feed?page={1 + number % 3}",
         "feed, a day": lambda number: f"/feed?period=day&start={days[number]}",
         "feed, a month": lambda number: f"/feed?period=month&start={days[number]}",
         "feed, a month of a topic": lambda number: f"/feed?period=month&topic=cs.BC&start={days[number]}",
@@ -162,7 +163,7 @@ def main() -> None:
             print(f"start: listening after {listening:.2f} s, first page after {page:.2f} s{first}")
         engine = open_database(settings)
         sync_rooms(engine)
-        with SearchIndex.open(settings) as index:
+        with closing(SearchIndex.open(settings)) as index:
             index.catch_up(engine)
         with engine.connect() as connection:
             ids = list(connection.exec_driver_sql("SELECT id FROM papers ORDER BY number").scalars())

@@ -69,8 +69,8 @@ This one has a date of this year.
 Sep 5"""
 
 
-def records(page: str, **options: int) -> list[PaperRecord]:
-    found = list(parse_page(page, today=TODAY, **options))
+def records(page: str, year: int | None = None) -> list[PaperRecord]:
+    found = list(parse_page(page, year=year, today=TODAY))
     assert all(isinstance(record, PaperRecord) for record in found), found
     return [record for record in found if isinstance(record, PaperRecord)]
 

@@ -748,3 +748,23 @@ def test_text_hash_tells_texts_apart() -> None:
     assert text_hash("a", "b") == text_hash(" a ", "b\n")
     assert text_hash("a", "b") != text_hash("a", "c")
     assert 0 <= text_hash("a", "b") < 2**64
+
+
+def test_following_an_import(place: Settings, tmp_path: Path) -> None:
+    engine = stored(made_up(40), tmp_path / "papers.db")
+    opened = SearchIndex.open(place)
+    with opened.following(engine) as follow:
+        assert follow() == 40
+        with engine.begin() as connection:
+            connection.execute(sa.insert(TABLE), [dict(vars(row)) for row in made_up()[40:]])
+        assert follow() == 60
+        assert follow() == 0
+    assert numbers(opened, "number99") == [99]
+    assert opened.status().indexed_through == 100
+    with pytest.raises(KeyError), opened.following(engine) as follow:
+        raise KeyError("the import failed")
+    opened.add([IndexRow(101, "after", "Afterwards", "", [], [], FIRST_DAY, 101)])  # the lock is free again
+    opened.commit()
+    assert numbers(opened, "afterwards") == [101]
+    opened.close()
+    engine.dispose()

@@ -79,7 +79,7 @@ def test_a_vector_hardly_depends_on_its_batch(embedder: Embedder) -> None:
     together = embedder.embed([*TEXTS, "long " * 200])[: len(TEXTS)]
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
     # Activations are quantised with one scale a batch, hence not the same to the bit.
-    assert np.min(np.sum(together * alone, axis=1)) > 0.97
+    assert np.min(np.sum(together * alone, axis=1)) > 0.95
 
 
 @pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "🦀" * 500, "word " * 5_000, "x" * 20_000])
@@ -213,8 +213,14 @@ def test_background_process_embeds_and_the_searching_one_never_imports_torch(pla
         for number, text in enumerate(("Cats that sleep on carpets", "Convergence of gradient descent"), 1):
             row = {
                 **values,
-                "number": number, "id": f"2601.0000{number}", "title": text, "abstract": f"{text}.",
-                "title_hash": number, "first_seen": moment, "day": moment.date(), "revision": number,
+                "number": number,
+                "id": f"2601.0000{number}",
+                "title": text,
+                "abstract": f"{text}.",
+                "title_hash": number,
+                "first_seen": moment,
+                "day": moment.date(),
+                "revision": number,
             }
             connection.execute(sa.insert(PaperRow), [row])
     process = start_background(place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -25,6 +26,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 PRELOADED = ["numpy", "scipy", "torch", "matplotlib.figure", "filelock", "working_papers.bench.trial"]
 """Imported once by the server from which trial processes are forked, so that each starts in milliseconds."""
+
+
+KNOCK_SECONDS = 5.0
+"""How long a cluster may take to accept a connection."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class RayPool:
         except ImportError as error:
             raise UserError("running on Ray needs its package: pip install 'working-papers[ray]'") from error
         self._ray = ray
+        _knock(address)
         variables = {name: str(THREADS) for name in THREAD_VARIABLES}
         options: dict[str, Any] = {
             "runtime_env": {"env_vars": variables},
@@ -220,6 +226,24 @@ class RayPool:
     def close(self) -> None:
         """Leave the cluster."""
         self._ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out within seconds that nobody answers at an address of the form host:port; Ray itself tries for minutes.
+
+    Raises:
+        UserError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r} ({error}); give the address of a running one, or `--on ray` for "
+            "one on this machine"
+        ) from error
 
 
 def _ray_trial(room: Room, spec: TrialSpec) -> Outcome:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from working_papers.errors import UsageError
+from working_papers.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,28 +74,30 @@ def run(
     pool = LocalPool(settings.cache_folder / "prepared", jobs) if on == "here" else RayPool(on, jobs)
     could_not_run = False
     for room in chosen:
-        with _progress(room) as watch:
-            conductor = Conductor(
-                room=room,
-                scale=Scale(scale),
-                store=store,
-                pool=pool,
-                figures=settings.figures_folder,
-                seeds=seeds,
-                sham=sham,
-                fresh=fresh,
-                watch=watch,
-            )
-            try:
+        conductor = Conductor(
+            room=room,
+            scale=Scale(scale),
+            store=store,
+            pool=pool,
+            figures=settings.figures_folder,
+            seeds=seeds,
+            sham=sham,
+            fresh=fresh,
+        )
+        try:
+            with _progress(room) as watch:
+                conductor.watch = watch
                 result = conductor.run(with_sham=reference)
-            except KeyboardInterrupt:
-                raise SystemExit(_stopped(conductor)) from None
-        _print_result(room, result)
-        if result.record is None:
+            _print_result(room, result)
+            if result.record is None:
+                could_not_run = True
+            elif reference:
+                sys.stdout.write(f"written: {write_reference(room, result)}\n")
+        except KeyboardInterrupt:
+            raise SystemExit(_stopped(conductor)) from None
+        except UserError as error:  # the rooms that follow can run all the same
+            sys.stderr.write(f"working-papers: {error}\n")
             could_not_run = True
-        elif reference:
-            path = write_reference(room, result)
-            sys.stdout.write(f"written: {path}\n")
     raise typer.Exit(1 if could_not_run else 0)
 
 
@@ -240,7 +242,9 @@ def list_rooms(as_json: JsonFlag = False) -> None:
         table.add_row(row["slug"], shown, row["title"])
     Console().print(table)
     running = sum(row["runs"] for row in rows)
-    Console().print(f"{len(rows)} papers; {running} run, the others are described and not yet running.", highlight=False)
+    Console().print(
+        f"{len(rows)} papers; {running} run, the others are described and not yet running.", highlight=False
+    )
 
 
 def verdicts(
@@ -332,7 +336,7 @@ def show(slug: Annotated[str, typer.Argument(help="A room.")], as_json: JsonFlag
     if not room.runs:
         console.print("\n[dim]Not yet running: this room has no method and no study so far.[/]")
         return
-    console.print(f"\n[dim]import:[/] from working_papers.papers.{room.slug} import …", highlight=False)
+    console.print(f"\n[dim]import:[/] from {room.module} import …", highlight=False)
     if record is not None:
         print_record(console, room, record)
         from working_papers.bench.code_hash import code_hash

@@ -46,7 +46,7 @@ AUTHORITY = {ROOM: 0, "bibtex": 1, "page": 2, "hf": 3, "jsonl": 4, "arxiv": 4}
 LARGEST_COUNT = 2**31 - 1
 IDS_A_QUERY = 10_000
 """Values in one IN list; SQLite takes 32,766 parameters, PostgreSQL 65,535."""
-DISTINCTIVE_TITLE = 12
+DISTINCTIVE_TITLE = 20
 """Letters and digits from which on a title alone tells papers apart; below it, an author must agree as well."""
 
 
@@ -167,7 +167,7 @@ def sync_rooms(engine: Engine) -> list[int]:
         written = writer.write(list(links.records.values()))
     if written.rejected:
         raise UserError(f"a room's paper cannot be put into the catalogue: {written.rejected[0].reason}")
-    return sorted([*orphans, *written.numbers])
+    return sorted({*orphans, *written.numbers})
 
 
 # Writing ----------------------------------------------------------------------------------------------------------
@@ -202,7 +202,8 @@ class CatalogueWriter:
     """Writes records in one transaction; never makes two rows of one paper.
 
     A record is the paper of the row that has its arXiv id, or belongs to the same room, or has its DOI, or its
-    normalised title (unless arXiv ids, DOIs or all authors differ).
+    normalised title (unless arXiv ids, DOIs or all authors differ). Two rows stay two: if a title changes later so that
+    it is another row's, nothing says which of the two numbers the index and the readers should forget.
     """
 
     def __init__(self, connection: Connection, source: str, links: RoomLinks) -> None:
@@ -447,7 +448,9 @@ class CatalogueWriter:
                 leaving.append(number)
             if old is not None and old["id"] != row["id"]:
                 aliases.append({"id": old["id"], "number": number})
-            held = set() if old is None else {(topic, old["day"]) for topic in old["categories"]}
+            if old is None:
+                continue
+            held = {(topic, old["day"]) for topic in old["categories"]}
             holds = {(topic, row["day"]) for topic in row["categories"]}
             gone += ({"topic_": topic, "day_": day, "number_": number} for topic, day in held - holds)
             come += ({"topic": topic, "day": day, "number": number} for topic, day in holds - held)
@@ -460,6 +463,10 @@ class CatalogueWriter:
             self.connection.execute(_DELETE_TOPIC, gone)
         if come:
             self.connection.execute(insert(TOPICS), come)
+        new = [number for number, old in before.items() if old is None]
+        if new:  # numbers are given out in order, so the new papers are a range
+            span = {"first": min(new), "last": max(new)}
+            self.connection.execute(_TOPICS_OF_NEW[self.connection.dialect.name == "postgresql"], span)
         self._store_state()
 
     def _store_state(self) -> None:
@@ -476,6 +483,15 @@ _DELETE_TOPIC = delete(TOPICS).where(
     TOPICS.c.number == bindparam("number_"),
 )
 
+
+_TOPICS_OF_NEW = tuple(
+    text(
+        "INSERT INTO paper_topics (topic, day, number) SELECT each.value, papers.day, papers.number "
+        f"FROM papers, {elements}(papers.categories) AS each WHERE papers.number BETWEEN :first AND :last"
+    )
+    for elements in ("json_each", "json_array_elements_text")
+)
+"""One statement a batch instead of two rows a paper through Python: a fifth of an import's time."""
 
 _Item = TypeVar("_Item")
 

@@ -332,6 +332,7 @@ class ProcessEmbedder:
         """
         with self._lock:
             if self._process is None or self._process.poll() is not None:
+                self._stop()
                 self._start()
             process = self._process
             assert process is not None and process.stdin is not None and process.stdout is not None

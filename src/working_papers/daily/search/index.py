@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +55,9 @@ LEAST_COSINE = 0.2
 
 MOST_ADMITTED = 20_000
 """Up to this many papers that satisfy phrases and authors, meaning is compared among just those."""
+
+_LARGE = 20_000
+"""Papers from which on catching up takes two indexing threads."""
 
 LOCK_SECONDS = 600.0
 """How long a writer waits for another one."""
@@ -165,6 +168,7 @@ class SearchIndex:
         self.folder = settings.index_folder
         self._queries = QueryEmbedder(settings)
         self._lock = threading.RLock()
+        self._write_lock = threading.RLock()  # apart, so that a long import holds up no reader
         self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="search-by-meaning")
         self._seen: Signature = None
         self._lexical: Lexical | None = None
@@ -401,7 +405,7 @@ class SearchIndex:
             IndexDamaged: the index cannot be read.
             UserError: another process writes, and does not end.
         """
-        with self._lock:
+        with self._write_lock:
             if self._writing is None:
                 self._writing = _Writing(self.folder)
             try:
@@ -417,14 +421,14 @@ class SearchIndex:
         Args:
             numbers: the papers.
         """
-        with self._lock:
+        with self._write_lock:
             if self._writing is None:
                 self._writing = _Writing(self.folder)
             self._writing.lexical.remove(numbers)
 
     def commit(self) -> None:
         """Make findable what was added, durably, and let other writers in."""
-        with self._lock:
+        with self._write_lock:
             if self._writing is None:
                 return
             writing, self._writing = self._writing, None
@@ -436,7 +440,7 @@ class SearchIndex:
 
     def rollback(self) -> None:
         """Forget what was added since the last `commit`, and let other writers in."""
-        with self._lock:
+        with self._write_lock:
             if self._writing is not None:
                 writing, self._writing = self._writing, None
                 writing.close()
@@ -460,19 +464,45 @@ class SearchIndex:
             return 0
         if newest < self._indexed_through:  # another database, or an older copy of it
             return rebuild(engine, self.settings)
-        count = 0
-        with self._lock:
+        with self.following(engine, threads=2 if newest - self._indexed_through > _LARGE else 1) as follow:
+            return follow()
+
+    @contextmanager
+    def following(self, engine: Engine, *, threads: int = 1) -> Iterator[Callable[[], int]]:
+        """Take papers in while they are being imported; all of them can be found when the context ends.
+
+        Indexing then runs beside the import instead of after it.
+
+        Args:
+            engine: the database.
+            threads: indexing threads.
+
+        Yields:
+            A function to call after each commit of the import: it takes in what is new or changed, and says how many.
+
+        Raises:
+            IndexDamaged: the index cannot be read.
+            UserError: another process writes, and does not end.
+        """
+        with self._write_lock:
             self.commit()
-            writing = _Writing(self.folder)
+            writing = _Writing(self.folder, threads=threads)
             try:
-                for rows in catalogue.changed_since(engine, writing.indexed_through):
-                    count += writing.add(rows)
-                    writing.through = rows[-1].revision
-                writing.commit()
+
+                def follow() -> int:
+                    count = 0
+                    for rows in catalogue.changed_since(engine, writing.through):
+                        count += writing.add(rows)
+                        writing.through = rows[-1].revision
+                    return count
+
+                try:
+                    yield follow
+                finally:
+                    writing.commit()
             finally:
                 writing.close()
         self.refresh()
-        return count
 
     def close(self) -> None:
         """Give back threads, model and locks; what was not committed is lost."""
@@ -516,16 +546,16 @@ def _fuse(
 class _Writing:
     """The words being written, under the lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, threads: int = 1) -> None:
         self._folder = folder
         self._file_lock = locked(folder / "write.lock", "writing the search index")
         self._file_lock.__enter__()
         try:
             self._head = _read_head(folder)
             self.indexed_through: int = self._head["indexed_through"]
-            self.through: int | None = None
+            self.through: int = self.indexed_through
             self._revisions: set[int] = set()
-            self.lexical = LexicalWriter(folder / self._head["lexical"])
+            self.lexical = LexicalWriter(folder / self._head["lexical"], threads=threads)
         except BaseException:
             self._file_lock.__exit__(None, None, None)
             raise
@@ -535,7 +565,7 @@ class _Writing:
 
     def _noted(self, rows: Iterable[IndexRow]) -> Iterator[IndexRow]:
         for row in rows:
-            if row.revision > self.indexed_through:
+            if row.revision > max(self.indexed_through, self.through):
                 self._revisions.add(row.revision)
             yield row
 
@@ -543,7 +573,7 @@ class _Writing:
         self.lexical.commit()
         # The mark is moved after the commit, so that a crash in between only repeats work. It moves over revisions
         # that are all here; a gap is another importer's, and `catch_up` fills it.
-        through = max(self.indexed_through, self.through or 0)
+        through = max(self.indexed_through, self.through)
         while through + 1 in self._revisions:
             through += 1
         if through != self.indexed_through:

@@ -103,6 +103,7 @@ def _read(
     bad: list[BadRecord] = []
     client = _client(url, delay, retries, bad)
     left = limit
+    seen: set[str] = set()
     try:
         for query, ids in searches:
             if left is not None and left <= 0:
@@ -115,9 +116,12 @@ def _read(
                 sort_order=arxiv.SortOrder.Descending,
             )
             for result in client.results(search):
+                if result.entry_id in seen:
+                    continue  # pages overlap when papers arrive meanwhile, or after an entry that the client dropped
+                seen.add(result.entry_id)
                 yield _record(result)
                 left = None if left is None else left - 1
-            yield from bad
+            yield from dict.fromkeys(bad)
             bad.clear()
     except arxiv.HTTPError as error:
         raise SourceError(f"arXiv ({url}) answered with status {error.status}; {_remedy(error.status)}") from error

@@ -45,11 +45,11 @@ def regularised_loss(
         The objective [...].
 
     Raises:
-        ValueError: a decay is not positive, or the loss has another name.
+        ValueError: a decay is negative, or the loss has another name.
 
     Source: Eq. 1 of the paper's Section 2.
     """
-    layer_decay = layer_decays(weight_decay, len(weights), features)
+    layer_decay = layer_decays(weight_decay, len(weights), features, zero=True)
     outputs = features
     for weight in weights:
         outputs = outputs @ weight.mT
@@ -63,7 +63,7 @@ def regularised_loss(
         fit = (outputs.logsumexp(dim=-1) - chosen).mean(dim=-1)
     else:
         raise ValueError(f"loss is {loss!r}; expected 'squared' or 'cross-entropy'")
-    decay = positive("feature_decay", feature_decay, features) * features.square().sum(dim=(-2, -1))
+    decay = positive("feature_decay", feature_decay, features, zero=True) * features.square().sum(dim=(-2, -1))
     for j, weight in enumerate(weights):
         decay = decay + layer_decay[..., j] * weight.square().sum(dim=(-2, -1))
     return fit + decay / 2
