@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import JSON, Connection, DateTime, Dialect, Engine, TypeDecorator, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase
 
 from working_papers.config import Settings
@@ -68,24 +68,44 @@ def open_database(settings: Settings) -> Engine:
             f"WORKING_PAPERS_DATABASE is not a database address: {settings.database_url!r}; "
             "expected e.g. 'sqlite:////folder/file.db' or 'postgresql+psycopg://user@host/name'"
         ) from error
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UserError(
+            f"WORKING_PAPERS_DATABASE names a database of the kind {url.get_backend_name()!r}; "
+            "expected sqlite:////folder/file.db or postgresql+psycopg://user@host/name"
+        )
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
     else:
-        engine = create_engine(url, pool_pre_ping=True)
+        try:
+            engine = create_engine(url, pool_pre_ping=True)
+        except ImportError as error:
+            raise UserError(
+                f"PostgreSQL needs the package {error.name}, which is not installed; "
+                "run: pip install 'working-papers[postgres]', and begin the address with postgresql+psycopg://"
+            ) from error
     try:
         _migrate(engine)
     except (OperationalError, DatabaseError) as error:
         engine.dispose()
         where = url.render_as_string(hide_password=True)
-        remedy = (
-            f"move {Path(url.database or '').name} away to start afresh"
-            if url.get_backend_name() == "sqlite"
-            else "check that the server runs and the address is right"
-        )
-        raise UserError(f"the database {where} cannot be used ({error.orig}); {remedy}") from error
+        if url.get_backend_name() != "sqlite":
+            remedy = "check that the server runs and the address is right"
+        elif "unable to open" in reason(error):
+            remedy = "check that its folder is there and may be written"
+        else:
+            remedy = f"move {Path(url.database or '').name} away to start afresh"
+        raise UserError(f"the database {where} cannot be used ({reason(error)}); {remedy}") from error
+    except UserError:
+        engine.dispose()
+        raise
     return engine
+
+
+def reason(error: DBAPIError) -> str:
+    """What the database itself says, on one line (PostgreSQL shows the statement on more)."""
+    return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
 
 
 def reading(engine: Engine) -> Connection:

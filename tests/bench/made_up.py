@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def trial(trial, data):
     # trial
     loss = offset(trial.arm) + 0.001 * float(noise[0]) + 0.001 * float(data["values"].mean())
     trial.progress(1, of=2)
-    return {"loss": loss, "bias": 0.1 * float(noise[1]), "parameters": 7, "curve": noise.numpy()}
+    return {"loss": loss, "bias": 0.01 * float(noise[1]), "parameters": 7, "curve": noise.numpy()}
 
 
 @study.figure
@@ -107,11 +108,17 @@ def write_room(folder: Path, slug: str, **places: str) -> Room:
     return Room(slug, room, slug)
 
 
+def slug_for(test: str, number: int) -> str:
+    """A name for a test's room. Seeds follow from it, so it must not depend on which tests ran before."""
+    return f"{re.sub('[^a-z0-9]+', '_', test.lower()).strip('_')}_{number}"
+
+
 def install(folder: Path, *slugs: str) -> None:
     """Make `folder` a distribution that offers the rooms in it, as soon as it is on the path."""
-    info = folder / "made_up_rooms-1.0.dist-info"
+    name = f"rooms_{slugs[0]}"
+    info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up-rooms\nVersion: 1.0\n", encoding="utf-8")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
     entries = "".join(f"{slug} = {slug}\n" for slug in slugs)
     (info / "entry_points.txt").write_text(f"[working_papers.papers]\n{entries}", encoding="utf-8")
 

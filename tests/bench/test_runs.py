@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.made_up import CountingPool, run, store_in, write_room
+from bench.made_up import CountingPool, run, slug_for, store_in, write_room
 from working_papers.bench.checks import Answer
 from working_papers.bench.code_hash import code_hash
 from working_papers.bench.pools import LocalPool
@@ -24,16 +24,16 @@ from working_papers.bench.trial import TrialSpec, derive_seed, run_trial
 from working_papers.errors import UserError
 
 Write = Callable[..., Room]
-numbers = itertools.count()
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Write:
     """Writes rooms that can be imported for the time of a test."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    numbers = itertools.count(1)
 
     def written(**places: str) -> Room:
-        return write_room(tmp_path, f"made_up_{next(numbers)}", **places)
+        return write_room(tmp_path, slug_for(request.node.name, next(numbers)), **places)
 
     return written
 

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.made_up import environment, install, write_room
+from bench.made_up import environment, install, slug_for, write_room
 from working_papers.bench import rooms as rooms_module
 from working_papers.bench.record import read_record
 from working_papers.bench.rooms import Room
 from working_papers.cli import main
-
-numbers = itertools.count()
 
 
 @dataclass
@@ -56,14 +54,17 @@ def invoke(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Room]]:
-    """Writes rooms that another distribution seems to offer, for the time of a test."""
-    root = tmp_path / "distribution"
-    root.mkdir()
-    monkeypatch.syspath_prepend(str(root))
+def write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Room]]:
+    """Writes rooms that other distributions seem to offer, for the time of a test."""
+    numbers = itertools.count(1)
 
     def written(**places: str) -> Room:
-        slug = f"offered_{next(numbers)}"
+        slug = slug_for(request.node.name, next(numbers))
+        root = tmp_path / f"distribution of {slug}"
+        root.mkdir()
+        monkeypatch.syspath_prepend(str(root))
         room = write_room(root, slug, **places)
         install(root, slug)
         rooms_module.rooms.cache_clear()
@@ -129,25 +130,17 @@ def test_failed_trials_exit_with_1_and_leave_a_log(invoke: Invoke, write: Callab
 
 
 def test_several_rooms_run_one_after_the_other_whatever_becomes_of_the_first(
-    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, write: Callable[..., Room]
 ) -> None:
-    root = tmp_path / "two"
-    root.mkdir()
-    monkeypatch.syspath_prepend(str(root))
-    first, second = f"offered_{next(numbers)}", f"offered_{next(numbers)}"
-    write_room(root, first, trial="raise ValueError")
-    write_room(root, second)
-    install(root, first, second)
-    rooms_module.rooms.cache_clear()
-    said = invoke("run", first, second, "--scale", "smoke")
-    assert said.code == 1 and "could not run" in said.out and "INCONCLUSIVE" in said.out
-    study = root / first / "study.py"
+    first, second = write(trial="raise ValueError"), write()
+    said = invoke("run", first.slug, second.slug, "--scale", "smoke")
+    assert said.code == 1 and "could not run" in said.out and "HOLDS" in said.out
+    study = first.folder / "study.py"
     study.write_text("raise RuntimeError", encoding="utf-8")
-    sys.modules.pop(f"{first}.study")
-    said = invoke("run", first, second, "--scale", "smoke")
-    assert said.code == 1 and "INCONCLUSIVE" in said.out
-    assert f"working-papers: {first}: the study cannot be loaded: RuntimeError" in said.err
-    rooms_module.rooms.cache_clear()
+    sys.modules.pop(f"{first.module}.study")
+    said = invoke("run", first.slug, second.slug, "--scale", "smoke")
+    assert said.code == 1 and "HOLDS" in said.out
+    assert f"working-papers: {first.slug}: the study cannot be loaded: RuntimeError" in said.err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, inspect, text
 import working_papers.bench.store
 import working_papers.daily.models  # noqa: F401 - imported for their tables
 from working_papers import migrations
-from working_papers.config import Settings
+from working_papers.config import Settings, load_settings
 from working_papers.database import Base, open_database
 from working_papers.errors import UserError
 
@@ -76,6 +76,23 @@ def test_a_file_that_is_no_database_is_named_with_the_remedy(settings: Settings)
     with pytest.raises(UserError, match=r"working-papers\.db cannot be used .*; move working-papers\.db away"):
         open_database(settings)
     assert file.read_bytes().startswith(b"This was never")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("nonsense", r"is not a database address: 'nonsense'; expected e\.g\. 'sqlite:"),
+        ("oracle://host/name", r"names a database of the kind 'oracle'; expected sqlite:"),
+        ("postgresql+pg8000://host/name", r"PostgreSQL needs the package pg8000, which is not installed"),
+        ("sqlite:////no/such/folder/file.db", r"unable to open database file\); check that its folder is there"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named_with_the_remedy(
+    home: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.setenv("WORKING_PAPERS_DATABASE", address)
+    with pytest.raises(UserError, match=message):
+        open_database(load_settings())
 
 
 @on_sqlite

@@ -192,7 +192,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         tracemalloc.stop()
         return highest
 
-    assert peak(12_000) < 1.5 * peak(3_000)
+    assert peak(6_000) < 1.5 * peak(2_000)
 
 
 def test_files_that_break_off_or_are_not_there(tmp_path: Path) -> None:

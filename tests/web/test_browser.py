@@ -1,4 +1,4 @@
-"""Pages in a real browser: no errors, no request elsewhere, nothing sideways; dark and light, with and without scripts."""
+"""Pages in a real browser: no errors, no request elsewhere, nothing sideways; dark, light, with and without scripts."""
 
 from __future__ import annotations
 

@@ -486,8 +486,8 @@ _DELETE_TOPIC = delete(TOPICS).where(
 
 _TOPICS_OF_NEW = tuple(
     text(
-        "INSERT INTO paper_topics (topic, day, number) SELECT each.value, papers.day, papers.number "
-        f"FROM papers, {elements}(papers.categories) AS each WHERE papers.number BETWEEN :first AND :last"
+        "INSERT INTO paper_topics (topic, day, number) SELECT topic.value, papers.day, papers.number "
+        f"FROM papers, {elements}(papers.categories) AS topic WHERE papers.number BETWEEN :first AND :last"
     )
     for elements in ("json_each", "json_array_elements_text")
 )

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from working_papers.daily.catalogue import CatalogueWriter, room_links
 from working_papers.daily.models import ImportRejectionRow, ImportRow
 from working_papers.daily.records import BadRecord, PaperRecord
-from working_papers.database import now
+from working_papers.database import now, reason
 from working_papers.errors import UserError
 
 BATCH = 5000
@@ -111,7 +111,7 @@ def import_papers(
         more = f"; {kept:,} papers read before that are kept" if kept else ""
         raise ImportFailed(f"{error}{more}", importer.report) from trouble
     except DBAPIError as trouble:
-        error = f"the database cannot be written ({trouble.orig}); check the disk and the database, then import again"
+        error = f"the database cannot be written ({reason(trouble)}); check the disk and the database, then import again"
         raise ImportFailed(error, importer.report) from trouble
     except KeyboardInterrupt:
         error = "stopped by hand"

@@ -79,7 +79,7 @@ def environment() -> Environment:
     )
     made.filters.update(
         prose=text.prose,
-        title=lambda value: text.prose(value, links=False),
+        inline=lambda value: text.prose(value, links=False),
         time=time_tag,
         long_date=long_date,
         thousands=thousands,

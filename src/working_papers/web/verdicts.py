@@ -234,7 +234,8 @@ class RoomView:
             if measure.better is not None and len(set(means)) > 1:
                 best = means.index(min(means) if measure.better == "lower" else max(means))
             unit = f" ({measure.unit})" if measure.unit else ""
-            name = f"{measure.name}{unit}{ARROWS[measure.better]}"
+            arrow = ARROWS[measure.better].replace(" ", "\N{NO-BREAK SPACE}")
+            name = f"{measure.name}{unit}{arrow}"
             rows.append(TableRow(name, measure.about, tuple(typographic(spread(each)) for each in values), best))
         return tuple(rows)
 

@@ -265,8 +265,13 @@ def main() -> int:
     while not ended.is_set():
         try:
             with contextlib.closing(SearchIndex.open(settings)) as index:
-                index.catch_up(engine)
-            embed_pending(engine, settings, stop=lambda: ended.is_set() or _behind(engine, settings))
+
+                def stop(index: SearchIndex = index) -> bool:
+                    index.catch_up(engine)  # between slices too, so that words never wait for vectors
+                    return ended.is_set()
+
+                if not stop():
+                    embed_pending(engine, settings, stop=stop)
             said = ""
         except EmbeddingBusy:
             pass  # the other one does the work; this one takes over when it ends
@@ -277,13 +282,6 @@ def main() -> int:
         ended.wait(POLL_SECONDS)
     engine.dispose()
     return 0
-
-
-def _behind(engine: Engine, settings: Settings) -> bool:
-    """Whether the words wait for something; then embedding pauses for them."""
-    from working_papers.daily.search.index import indexed_through
-
-    return indexed_through(settings) < catalogue.newest_revision(engine)
 
 
 if __name__ == "__main__":

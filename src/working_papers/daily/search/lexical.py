@@ -108,8 +108,8 @@ def _schema() -> Any:
     builder.add_integer_field("day", indexed=True, fast=True)
     for name in ("id", "title_key", "categories"):
         builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-    for name in ("title", "text"):
-        builder.add_text_field(name, tokenizer_name="words")
+    builder.add_text_field("title", tokenizer_name="words", index_option="freq")  # phrases are sought in the text
+    builder.add_text_field("text", tokenizer_name="words")
     builder.add_text_field("authors", tokenizer_name="names")
     return builder.build()
 

@@ -62,12 +62,12 @@ study = Study(
     question="Do trained deep linear networks take the predicted shapes: regular frames for equal classes, unequal "
     "lengths and vanished classes for unequal ones, and the simplex for cross-entropy?",
     arms={
-        "histories": "Best of many decay histories",
+        "histories": "Best of nine histories of decay",
         "single": "One random start",
         "no decay": "One random start, no decay",
     },
     method="histories",
-    seeds={"smoke": 2, "laptop": 5, "paper": 10},
+    seeds={"smoke": 1, "laptop": 5, "paper": 10},
     measures=(
         Measure(
             FRAME,
