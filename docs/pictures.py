@@ -6,6 +6,7 @@ The site is served from an empty home folder of its own, the terminal is what `w
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,10 +34,9 @@ def terminal(slug: str) -> str:
     console.print(f"[green]$[/] working-papers run {slug}", highlight=False)
     print_record(console, room, room.reference)
     picture = console.export_svg(title="working-papers")
-    start = picture.index("<style>")
-    end = picture.index(".terminal", picture.index("@font-face"))
-    # The font that Rich names lies on another host; the reader's own monospace serves as well.
-    return picture[:start] + "<style>" + picture[picture.index("\n", end - 80) : :].replace("Fira Code", "DejaVu Sans Mono")
+    # The font that Rich names lies on another host; a monospace of this machine serves as well.
+    picture = re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)
+    return picture.replace("Fira Code", "DejaVu Sans Mono")
 
 
 def main() -> None:

@@ -30,12 +30,12 @@ def evaluate(check: Check, measure: Measure, a: list[float], b: list[float] | No
 @pytest.mark.parametrize(
     ("measure", "ours", "theirs", "effect", "shown"),
     [
-        (LOSS, 0.95, 1.0, 0.05, "+5 % better"),  # 5 % lower is a quotient of 0.95
-        (LOSS, 2.0, 1.0, -1.0, "-100 % better"),
-        (SPEED, 1.05, 1.0, 0.05, "+5 % better"),
-        (SPEED, 0.5, 1.0, -0.5, "-50 % better"),
-        (SCORE, 72.0, 70.0, 2.0, "+2 points better"),
-        (ERRORS, 3.0, 5.0, 2.0, "+2 better"),
+        (LOSS, 0.95, 1.0, 0.05, "5 % better"),  # 5 % lower is a quotient of 0.95
+        (LOSS, 2.0, 1.0, -1.0, "100 % worse"),
+        (SPEED, 1.05, 1.0, 0.05, "5 % better"),
+        (SPEED, 0.5, 1.0, -0.5, "50 % worse"),
+        (SCORE, 72.0, 70.0, 2.0, "2 points better"),
+        (ERRORS, 3.0, 5.0, 2.0, "2 better"),
     ],
 )
 def test_improvement_counts_in_the_better_direction(

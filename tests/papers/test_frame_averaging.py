@@ -20,7 +20,7 @@ from working_papers.papers.frame_averaging import (
     euclidean_frame,
     graph_frame,
 )
-from working_papers.papers.frame_averaging.method import Group, Kind
+from working_papers.papers.frame_averaging.method._rigid import Group, Kind
 from working_papers.papers.frame_averaging.study import pairs_of_graphs, random_orthogonal, simulate, turn
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -111,8 +111,8 @@ def sample_rooms(tmp_path: Path) -> dict[str, Room]:
     claims = {slug: found[slug].paper.claims[0].id for slug in (HOLDS, FAILS, OPEN)}
     (found[WAITING].folder / "study.py").unlink(missing_ok=True)
     sentences = {
-        HOLDS: "Ours beats theirs on test error: +9.4 % better (interval +6.1 % to +12.7 %, 3 seeds).",
-        FAILS: "Ours does not beat theirs: -4.2 % better (interval -8 % to -1 %, 3 seeds).",
+        HOLDS: "Ours beats theirs on test error: 9.4 % better (interval +6.1 % to +12.7 %, 3 seeds).",
+        FAILS: "Ours does not beat theirs: 4.2 % worse (interval -8 % to -1 %, 3 seeds).",
         OPEN: "It is open whether ours matches theirs (one seed, no interval).",
     }
     beats = "beats('ours', over='theirs', on='test error', by=0.01)"

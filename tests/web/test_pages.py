@@ -150,7 +150,7 @@ def test_paper_page_shows_the_verdict(client: TestClient) -> None:
     text = client.get(NORMUON).text
     assert "Is the error lower?" in text
     assert "What came of it, in a sentence." in text
-    assert "+9.4\N{NO-BREAK SPACE}% better" in text
+    assert "9.4\N{NO-BREAK SPACE}% better" in text
     assert "0.2 ± 0.01" in text
     assert "Our &lt;method&gt;" in text
     assert "1.3 times as long as Baseline" in text

@@ -297,7 +297,8 @@ class Beats(Check):
             Answer.FAILS: f"{ours} does not beat {theirs}{margin}",
             Answer.OPEN: f"It is open whether {ours} beats {theirs}{margin}",
         }[result.answer]
-        return f"{verb} on {self.on}: {result.amount(result.effect, signed=True)} better ({result.spread})."
+        direction = "better" if result.effect >= 0 else "worse"
+        return f"{verb} on {self.on}: {result.amount(abs(result.effect))} {direction} ({result.spread})."
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,16 @@ from working_papers.errors import UserError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Read by numerical libraries when they are imported, so they are set before a trial's process starts."""
 
-PRELOADED = ["numpy", "scipy", "torch", "matplotlib.figure", "filelock", "working_papers.bench.trial"]
+PRELOADED = [
+    "numpy",
+    "scipy",
+    "torch",
+    "torch._dynamo",  # the first optimiser that a process makes imports it, which takes a second
+    "matplotlib.figure",  # every study imports it for its figure
+    "filelock",
+    "working_papers.bench.trial",
+]
 """Imported once by the server from which trial processes are forked, so that each starts in milliseconds."""
-
 
 KNOCK_SECONDS = 5.0
 """How long a cluster may take to accept a connection."""

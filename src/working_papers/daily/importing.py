@@ -111,7 +111,9 @@ def import_papers(
         more = f"; {kept:,} papers read before that are kept" if kept else ""
         raise ImportFailed(f"{error}{more}", importer.report) from trouble
     except DBAPIError as trouble:
-        error = f"the database cannot be written ({reason(trouble)}); check the disk and the database, then import again"
+        error = (
+            f"the database cannot be written ({reason(trouble)}); check the disk and the database, then import again"
+        )
         raise ImportFailed(error, importer.report) from trouble
     except KeyboardInterrupt:
         error = "stopped by hand"

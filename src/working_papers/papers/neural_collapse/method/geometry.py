@@ -52,7 +52,7 @@ def optimal_strength(pressure: Tensor, depth: int) -> Tensor:
     Raises:
         ValueError: the depth is below 1, or a pressure is not positive.
 
-    Source: Theorem 4.1 (M = 1) and its extension to M layers.
+    Source: the paper's theorems for unequal classes, with one layer and with M layers.
     """
     threshold = survival_threshold(depth)
     if not bool((pressure > 0).all()):
@@ -247,7 +247,7 @@ def collapsed_geometry(
     singular value of the product is t = N λ_H x^M.
 
     Args:
-        counts: class sizes n, positive [..., K].
+        counts: class sizes n, positive [..., K]; the batch axes of counts and decays are broadcast.
         depth: number of linear layers M.
         weight_decay: λ, one for all layers, or one a layer [..., M].
         feature_decay: λ_H [...], on the sum of squares of all features.
@@ -262,8 +262,8 @@ def collapsed_geometry(
     Raises:
         ValueError: a count, a decay, the depth or the width is not positive, or there are not M decays.
 
-    Source: Theorems 3.1, 3.2 (equal classes), 4.1 and their extension to M layers (unequal, no bias); unequal
-    classes with bias are our addition.
+    Source: the paper's theorems on squared error (equal classes without and with bias, unequal ones without);
+    unequal classes with bias are our addition.
     """
     check_depth(depth)
     n = torch.as_tensor(counts)
@@ -274,10 +274,12 @@ def collapsed_geometry(
         raise ValueError(f"width is {width}; expected at least 1")
     layer_decay = layer_decays(weight_decay, depth, n)
     decay = positive("feature_decay", feature_decay, n)
+    batch = torch.broadcast_shapes(n.shape[:-1], layer_decay.shape[:-1], decay.shape)
+    n = n.expand(*batch, n.shape[-1])
     mean_decay = layer_decay.log().mean(dim=-1).exp()
     total = n.sum(dim=-1)
     shrinkage = total * decay
-    sizes, modes = _mode_sizes(n) if bias else (n, torch.eye(n.shape[-1], dtype=n.dtype, device=n.device))
+    sizes, modes = _mode_sizes(n) if bias else (n, torch.diag_embed(torch.ones_like(n)))
     if width is not None:
         rank = sizes.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         sizes = torch.where(rank < width, sizes, torch.zeros_like(sizes))

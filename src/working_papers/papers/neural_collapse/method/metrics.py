@@ -79,7 +79,7 @@ class ClassStatistics:
     def within_class_variability(self) -> Tensor:
         """NC1: trace of the within-class covariance times the pseudo-inverse of the between-class one, over K.
 
-        Infinite where all class means are the same and the features are not. Source: Section 5 of the paper.
+        Infinite where all class means are the same and the features are not. Source: the paper's and its official code's NC1.
         """
         means = self.centred_means
         inverse = torch.linalg.pinv(means, rtol=MEAN_CUTOFF)  # [d, K]; its Gram matrix over K inverts Σ_B
@@ -124,7 +124,7 @@ def frame_distance(matrix: Tensor, target: Tensor) -> Tensor:
     Returns:
         The distance [...].
 
-    Source: the measures NC2 and NC3 of the paper's Section 5.
+    Source: NC2 and NC3 of the paper and its official code.
     """
     distance: Tensor = torch.linalg.matrix_norm(_normalised(matrix) - _normalised(target))
     return distance
@@ -151,7 +151,7 @@ def collapse_metrics(
         ValueError: shapes do not fit together, a label is out of range, a class has no sample, or the target has
             another name.
 
-    Source: Section 5 of the paper and its official code (NC1 to NC3); NC4 is that of Papyan et al. (2020).
+    Source: NC1 to NC3 as in the official code; NC4 is that of Papyan, Han and Donoho (2020).
     """
     statistics = _statistics(features, labels, weight)
     disagreements = _disagreements(statistics, features, weight, bias)

@@ -47,7 +47,7 @@ def regularised_loss(
     Raises:
         ValueError: a decay is negative, or the loss has another name.
 
-    Source: Eq. 1 of the paper's Section 2.
+    Source: the paper's training problem; cross-entropy as the mean over samples.
     """
     layer_decay = layer_decays(weight_decay, len(weights), features, zero=True)
     outputs = features
@@ -83,7 +83,7 @@ def balancedness_gaps(
     Returns:
         Frobenius norms of the differences, relative to the left side [..., M].
 
-    Source: the paper's Appendix (stationarity in W_j times its transpose).
+    Source: the gradients by W_j and W_{j+1} are zero; multiply one from the left, the other from the right.
     """
     layer_decay = layer_decays(weight_decay, len(weights), features)
     before = positive("feature_decay", feature_decay, features)[..., None, None] * (features.mT @ features)
@@ -146,7 +146,7 @@ class UnconstrainedFeatures(nn.Module):
     Raises:
         ValueError: there are no samples.
 
-    Source: Section 2 of the paper.
+    Source: the paper's unconstrained-features model.
     """
 
     def __init__(
