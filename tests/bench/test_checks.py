@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -48,6 +48,7 @@ def test_improvement_counts_in_the_better_direction(
     assert result.relative is (measure.scale == "ratio")
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(by=st.floats(0.01, 0.6), measure=st.sampled_from([LOSS, SPEED]))
 def test_a_threshold_is_met_exactly_by_the_fraction_it_names(by: float, measure: Measure) -> None:
     """The effect that is shown and the `by` that is compared are one scale."""
@@ -59,6 +60,7 @@ def test_a_threshold_is_met_exactly_by_the_fraction_it_names(by: float, measure:
         assert result.effect == pytest.approx(by + nudge, rel=1e-9)
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(effect=st.floats(-0.9, 0.9), measure=st.sampled_from([LOSS, SPEED, SCORE, ERRORS]))
 def test_effect_inverts_the_scale_of_the_samples(effect: float, measure: Measure) -> None:
     check = beats("a", over="b", on=measure.name, claim="c")
@@ -84,6 +86,7 @@ def test_the_interval_is_the_paired_t_interval(measure: Measure) -> None:
     assert result.effect_size == pytest.approx(paired.mean() / paired.std(ddof=1) * (1 - 3 / 27))
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(
     st.lists(st.floats(-10, 10), min_size=3, max_size=8),
     st.sampled_from([beats("a", over="b", on="score", by=0.5, claim="c"), within("a", on="score", low=-1, claim="c")]),

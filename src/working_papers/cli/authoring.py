@@ -69,8 +69,8 @@ def new(
         for path in reversed(made):  # nothing half-written stays behind
             if path.is_dir():
                 path.rmdir()
-            else:
-                path.unlink(missing_ok=True)
+            elif path.exists():
+                path.unlink()
         raise UserError(
             f"{error.filename} cannot be written ({error.strerror}); nothing was kept, choose a folder you may write"
         ) from error

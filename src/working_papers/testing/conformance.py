@@ -161,12 +161,16 @@ def has_an_honest_reference(room: Room) -> None:
     """The reference verdict is of this code, at laptop scale, with a sham control that does not say *holds*."""
     record = room.reference
     assert record is not None, f"{room.slug} has no reference verdict"
-    assert record.slug == room.slug and record.scale == "laptop" and not record.sham_run
+    assert record.slug == room.slug, f"{room.slug}: the reference verdict is that of {record.slug}"
+    assert record.scale == "laptop", f"{room.slug}: the reference verdict is at {record.scale} scale"
+    assert not record.sham_run, f"{room.slug}: the reference verdict is that of a sham"
     assert record.sham is not None and record.sham.answer != "holds", f"{room.slug}: the study says holds to a sham"
     assert record.code_hash == code_hash(room), f"{room.slug}: the code has changed since the reference verdict"
     study = room.load_study()
-    assert record.seeds == study.seeds[Scale.LAPTOP]
-    assert [check.rule for check in record.checks] == [check.describe() for check in study.checks]
+    declared = study.seeds[Scale.LAPTOP]
+    assert record.seeds == declared, f"{room.slug}: the reference verdict has {record.seeds} seeds, declared {declared}"
+    rules = [check.describe() for check in study.checks]
+    assert [check.rule for check in record.checks] == rules, f"{room.slug}: the reference verdict has other checks"
 
 
 def has_a_light_figure(room: Room) -> None:
@@ -174,7 +178,8 @@ def has_a_light_figure(room: Room) -> None:
     assert room.figure is not None, f"{room.slug} has no figure.svg"
     text = room.figure.read_text(encoding="utf-8")
     assert len(text) <= FIGURE_BYTES, f"{room.slug}: figure.svg has {len(text)} bytes"
-    assert text.lstrip().startswith("<svg") and "<script" not in text
+    assert text.lstrip().startswith("<svg"), f"{room.slug}: figure.svg is no SVG file that a page can show inline"
+    assert "<script" not in text, f"{room.slug}: figure.svg has a script"
     # Links inside the file (#...) and name spaces are the only addresses allowed.
     assert 'href="http' not in text, f"{room.slug}: figure.svg loads something from elsewhere"
 

@@ -43,11 +43,11 @@ MEANING_WEIGHT = 0.6
 """Weight of the cosine; the words' BM25 has the rest. Each is divided by the best of the query.
 
 Of 0.3 to 0.8 the weight that is best on any two of Cranfield, CISI and CACM is 0.6, so each collection's result at 0.6
-is one for which it was not chosen. nDCG@10 words / meaning / both: .393/.400/.437, .402/.424/.452, .484/.420/.545.
-Reciprocal-rank fusion (k = 60, equal weights): .439, .446, .525. See `benchmarks/search_quality.py`.
+is one for which it was not chosen. nDCG@10 words / meaning / both: .395/.399/.438, .399/.424/.449, .481/.420/.550.
+Reciprocal-rank fusion (k = 60, equal weights) gave .439, .446, .525. See `benchmarks/search_quality.py`.
 """
 
-DEPTH = 400
+DEPTH = 200
 """Papers that words and meaning each propose; a reader can page through those and no further."""
 
 LEAST_COSINE = 0.2

@@ -17,6 +17,7 @@ from torch import Tensor
 from working_papers.bench import Measure, Measurements, Scale, Study, Trial, Trials, beats, matches, within
 from working_papers.papers.matrix_sensing.method import (
     GaussianSensing,
+    Trace,
     contraction_rate,
     factored_gradient_descent,
     fit_rate,
@@ -35,6 +36,13 @@ LARGEST, MIDDLE = 0, 1  # where final errors are read (all geometric arms get to
 CONDITION_NUMBERS = (1.0, 3.0)
 RECORD_EVERY = 5
 ERROR_FLOOR = 1e-12  # below it rounding shows
+GUIDE = "#64748b"
+SHORT = {
+    "symmetric": "one factor",
+    "asymmetric": "two, unequal",
+    "rebalanced": "two, rebalanced",
+    "exact asymmetric": "two, k = r",
+}
 SPARE_CURVATURE = 1e-5  # above the curvature that unfinished spare columns leave, below the smallest true one
 
 FINAL = "final error"
@@ -58,7 +66,9 @@ study = Study(
     method="rebalanced",
     seeds={"smoke": 2, "laptop": 6, "paper": 5},
     measures=(
-        Measure(FINAL, better="lower", scale="ratio", about="Frobenius distance to the truth, whose norm is √r; scale 0.5"),
+        Measure(
+            FINAL, better="lower", scale="ratio", about="distance to the truth (Frobenius), whose norm is √r; scale 0.5"
+        ),
         Measure(EXPONENT, about="slope of log error against log T in the last decade, scale 0.25; -1 means 1/T"),
         Measure(HALVING, better="lower", unit="steps", scale="ratio", about="log 2 over the fitted rate, scale 0.25"),
         Measure(GROWTH, about="slope of log rate against log scale over 0.5, 0.25 and 0.125; 2 means scale squared"),
@@ -89,62 +99,80 @@ study = Study(
 
 
 @dataclass(frozen=True)
+class Size:
+    """The numbers of one scale.
+
+    Attributes:
+        side: n.
+        rank: r; factors have k = 2r columns.
+        measurements: m.
+        steps: T.
+    """
+
+    side: int
+    rank: int
+    measurements: int
+    steps: int
+
+
+def size_of(scale: Scale) -> Size:
+    """n, r and m at laptop scale are small enough for seconds; the paper's figures have about n = 50 and r = 3."""
+    return scale.choose(
+        smoke=Size(side=10, rank=2, measurements=300, steps=700),
+        laptop=Size(side=20, rank=2, measurements=1200, steps=6000),
+        paper=Size(side=50, rank=3, measurements=3000, steps=20_000),
+    )
+
+
+@dataclass(frozen=True)
 class Problem:
     """What all arms of a seed share.
 
     Attributes:
         operator: the measurements.
-        truths: (C, 1, n, n), symmetric, of rank r and norm 1 in the spectral sense.
+        truths: (C, 1, n, n), symmetric, of rank r, with largest eigenvalue 1.
         left: starting F at every scale, (A, n, k).
         right: starting G at every scale, (A, n, k).
-        rank: r.
-        steps: T.
     """
 
     operator: GaussianSensing
     truths: Tensor
     left: Tensor
     right: Tensor
-    rank: int
-    steps: int
 
 
 @study.prepare
 def draw_problem(seed: int, scale: Scale) -> Problem:
     """Truths with random eigenvectors, Gaussian measurements, and one random start at every scale."""
+    size = size_of(scale)
     generator = torch.Generator().manual_seed(seed)
-    size = scale.choose(smoke=10, laptop=20, paper=50)
-    rank = scale.choose(smoke=2, laptop=2, paper=3)
-    columns = 2 * rank
-    measurements = scale.choose(smoke=300, laptop=1200, paper=10 * size * columns)
-    vectors = torch.linalg.qr(torch.randn(size, rank, generator=generator, dtype=torch.float64))[0]
-    spectra = torch.stack([torch.linspace(1, 1 / number, rank, dtype=torch.float64) for number in CONDITION_NUMBERS])
+    vectors = torch.linalg.qr(torch.randn(size.side, size.rank, generator=generator, dtype=torch.float64))[0]
+    spectra = torch.stack([torch.linspace(1, 1 / c, size.rank, dtype=torch.float64) for c in CONDITION_NUMBERS])
     left, right = initial_factors(
-        size,
-        size,
-        columns,
+        size.side,
+        size.side,
+        2 * size.rank,
         scale=torch.tensor(SCALES, dtype=torch.float64),
         generator=generator,
         dtype=torch.float64,
     )
     return Problem(
-        operator=GaussianSensing(size, size, measurements, generator=generator, dtype=torch.float64),
+        operator=GaussianSensing(size.side, size.side, size.measurements, generator=generator, dtype=torch.float64),
         truths=((vectors * spectra[:, None]) @ vectors.T)[:, None],
         left=left,
         right=right,
-        rank=rank,
-        steps=scale.choose(smoke=1000, laptop=6000, paper=20_000),
     )
 
 
 @study.trial
 def descend(trial: Trial, problem: Problem) -> Measurements:
     """One arm on both truths and from all scales at once."""
+    size = size_of(trial.scale)
     operator = problem.operator.to(trial.device)
     truths = problem.truths.to(trial.device)
     left, right = problem.left.to(trial.device), problem.right.to(trial.device)
     if trial.arm.startswith("exact"):
-        left, right = left[..., : problem.rank], right[..., : problem.rank]
+        left, right = left[..., : size.rank], right[..., : size.rank]
     one_factor = trial.arm in ("symmetric", "exact symmetric")
     smallest = truths.new_tensor(CONDITION_NUMBERS)[:, None].reciprocal()  # σ_r, which only an oracle knows
     trace = factored_gradient_descent(
@@ -153,12 +181,12 @@ def descend(trial: Trial, problem: Problem) -> Measurements:
         left,
         None if one_factor else left if trial.arm == "balanced" else right,
         learning_rate=LEARNING_RATE,
-        steps=problem.steps,
+        steps=size.steps,
         rebalance_below=REBALANCE_BELOW if trial.arm.startswith("rebalanced") else None,
         beta=smallest.sqrt() if trial.arm == "rebalanced low" else None,
         truth=truths,
-        record_at=range(0, problem.steps + 1, RECORD_EVERY),
-        callback=lambda step: trial.progress(step, of=problem.steps),
+        record_at=range(0, size.steps + 1, RECORD_EVERY),
+        callback=lambda step: trial.progress(step, of=size.steps),
     )
     assert trace.error is not None
     errors, steps = trace.error.cpu(), trace.steps
@@ -183,9 +211,8 @@ def linearised_rates(trace: Trace, operator: GaussianSensing) -> np.ndarray:
     """Rates of the descent linearised where it ended, at every scale; zeros for one factor."""
     if trace.right is None:
         return np.zeros(len(SCALES))
-    pairs = zip(trace.left[0], trace.right[0], strict=True)
-    rates = [contraction_rate(operator, *pair, LEARNING_RATE, tolerance=SPARE_CURVATURE) for pair in pairs]
-    return torch.stack(rates).cpu().numpy()
+    rates = contraction_rate(operator, trace.left[0], trace.right[0], LEARNING_RATE, tolerance=SPARE_CURVATURE)
+    return rates.cpu().numpy()
 
 
 @study.figure
@@ -206,16 +233,48 @@ def typical(trials: Trials, arm: str, scale: int) -> tuple[np.ndarray, np.ndarra
 def draw_one_factor(trials: Trials, axes: Axes) -> None:
     """Arms without imbalance on two logarithmic axes, with the line that theory draws."""
     for arm, label, style in (
-        ("exact symmetric", "$k = r$", "-"),
-        ("symmetric", "$k = 2r$, one factor", "-"),
-        ("balanced", "$k = 2r$, $F_0 = G_0$", (0, (4, 2))),
+        ("exact symmetric", "$k=r$", "-"),
+        ("symmetric", "$k=2r$", "-"),
+        ("balanced", "$k=2r$, two factors, $F_0=G_0$", "--"),
     ):
         step, error = typical(trials, arm, MIDDLE)
-        shown = spread_evenly(step)
-        axes.loglog(step[shown], error[shown], linestyle=style, color=trials.color(arm), label=label)
-    late = step[step >= step[-1] / 30]
-    spare = trials.values("symmetric", "parameters") if False else SPARE_COLUMNS[trials.scale]
-    guide = symmetric_error(torch.from_numpy(late), LEARNING_RATE, spare).numpy()
-    axes.loglog(late, guide, ":", color="#64748b", label=r"$\sqrt{k-r}\,/\,2\eta T$")
-    axes.set(title="One factor: slow", xlabel="step $T$", ylabel="error", ylim=(1e-6, 5))
+        axes.loglog(step, error, style, color=trials.color(arm), label=label)
+    size = size_of(trials.scale)
+    late = np.geomspace(size.steps / 30, size.steps, 20)
+    law = symmetric_error(torch.from_numpy(late), LEARNING_RATE, size.rank).numpy()
+    axes.loglog(late, law, ":", color=GUIDE, label=r"theory: $\sqrt{k-r}\,/\,(2\eta T)$")
+    axes.set(title="One factor: error like 1/T", xlabel="step T", ylabel="error", ylim=(1e-7, 5))
     axes.legend(loc="lower left", fontsize="small")
+
+
+def draw_two_factors(trials: Trials, axes: Axes) -> None:
+    """Unequal factors on a logarithmic axis: straight lines, steeper for larger starts unless rebalanced."""
+    horizon = size_of(trials.scale).steps / 2
+    for arm in ("symmetric", "asymmetric", "rebalanced"):
+        color = trials.color(arm)
+        for scale, style in zip(range(len(SCALES)), ("-", "--", ":"), strict=True):
+            step, error = typical(trials, arm, scale)
+            shown = (error > ERROR_FLOOR / 10) & (step <= horizon)
+            axes.semilogy(step[shown], error[shown], style, color=color)
+        axes.plot([], [], color=color, label=SHORT[arm])
+    for alpha, style in zip(SCALES, ("-", "--", ":"), strict=True):
+        axes.plot([], [], style, color=GUIDE, label=f"α = {alpha:g}")
+    axes.set(title="Two unequal factors: geometric", xlabel="step T", ylabel="error", ylim=(1e-16, 5))
+    axes.set_yticks([10.0**power for power in range(-12, 1, 3)])
+    axes.legend(loc="lower center", fontsize="small", ncols=2, columnspacing=1.2)
+
+
+def draw_rates(trials: Trials, axes: Axes) -> None:
+    """Fitted rates of every seed, and those of the linearised descent."""
+    for arm in ("exact asymmetric", "rebalanced", "asymmetric"):
+        color = trials.color(arm)
+        rates, linearised = trials.arrays(arm, "rates"), trials.arrays(arm, "linearised rates")
+        for seed in rates:
+            axes.loglog(SCALES, seed, "o", color=color, markersize=3.5, alpha=0.5, markeredgewidth=0)
+        axes.loglog(SCALES, np.exp(np.log(linearised).mean(axis=0)), color=color, label=SHORT[arm])
+    law = np.array(SCALES) ** 2 * trials.arrays("asymmetric", "rates")[:, 0].mean() / SCALES[0] ** 2 / 2
+    axes.loglog(SCALES, law, ":", color=GUIDE, label="slope 2")
+    axes.set(title="Rate by scale of the start", xlabel="initial scale α", ylabel="rate per step")
+    axes.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+    axes.minorticks_off()
+    axes.legend(loc="lower right", fontsize="small")

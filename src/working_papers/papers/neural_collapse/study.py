@@ -10,7 +10,7 @@ Letters: N = samples, K = classes, d = features, M = linear layers, P = problems
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +47,7 @@ DIGIT_DEPTH = 3
 DIGIT_LEARNING_RATE = 2e-3  # Adam's, falling to zero along a cosine
 TEST_DIGITS = 30  # of each class
 FLOOR = 1e-12  # measures compared by ratio must be positive
+THEORY = "#64748b"  # colour of predictions in the figure
 
 FRAME = "frame error, equal classes"
 LENGTH = "length error, unequal classes"
@@ -73,37 +74,37 @@ study = Study(
             FRAME,
             better="lower",
             scale="ratio",
-            about="largest of NC1, NC2, NC3 and the misalignment over depths, layers, with and without bias",
+            about="largest of NC1, NC2, NC3 and misalignment, any depth and layer, with and without bias",
         ),
         Measure(
             LENGTH,
             better="lower",
             scale="ratio",
-            about="largest relative error of a surviving class's mean or of a layer's singular value",
+            about="largest relative error of a survivor's mean or a layer's singular value",
         ),
         Measure(
             OUTPUT,
             better="lower",
             scale="ratio",
-            about="largest error of a class's own output over all decays; 0 means gone, 1 fully fitted",
+            about="largest error of a class's own output at any decay; 0 is gone, 1 is fitted",
         ),
         Measure(
             ENTROPY,
             better="lower",
             scale="ratio",
-            about="lowest loss found over the lowest of any simplex frame; 10 classes, two layers",
+            about="lowest loss found over that of the best simplex; 10 classes, 2 layers",
         ),
         Measure(
             FALL,
             better="higher",
             scale="ratio",
-            about="within-class over between-class variability before training, over that after it; ReLU network",
+            about="within- over between-class spread, before training over after; ReLU network",
         ),
         Measure(
             DIGIT_LENGTH,
             better="lower",
             scale="ratio",
-            about="median relative error of the predicted class-mean lengths, unequal classes; ReLU network",
+            about="median relative error of predicted mean lengths, unequal classes",
         ),
         Measure(DROPPED, better="lower", unit="classes", about="classes of digits shorter than half the prediction"),
         Measure(REACHED, better="higher", about="share of free-feature runs within 0.1 % of the predicted minimum"),
@@ -118,18 +119,19 @@ study = Study(
         beats("histories", over="no decay", on=FALL, claim="practical-networks-collapse"),
     ),
     budget="""Free features: every run has the same number of full-batch steps of gradient descent with momentum, the
-        same step size and starts of the same law; the method's arm makes nine runs a problem and keeps the lowest loss,
-        the others make one. Digits: one network with the same start, data and 600 steps of Adam in every arm.""",
-    notes="""The theorems are about global minimisers; gradient descent finds those of the deep problems only by
-        luck, because zero is a local minimum of every class at two layers or more. The method's arm therefore trains
-        each problem along nine histories of the decay (weak, then up to a peak, then the final one), the arm with one
-        start shows what happens otherwise. Four classes, 8 features, up to three layers; the paper goes to 2048
-        features and nine layers. In cross-entropy the runs end in frames of half the rank, well below the best
-        simplex: for many classes and two layers or more the simplex is not the global minimum, as later work on
-        low-rank bias also finds (arXiv 2410.23169). The exact conditions of the paper's cross-entropy theorem could
-        not be read here. The digits are scikit-learn's 8 by 8 images, where the paper has CIFAR-10; as in the paper
-        the backbone is not decayed, only its last features and the head. Small classes of digits are dropped more
-        often than the optimum would: training ends in the local minimum at zero.""",
+        same step size and starts of the same law. The method's arm makes nine runs a problem (three for equal classes,
+        ten in cross-entropy) and keeps the lowest loss, the others make one. Digits: two networks, one for equal and
+        one for unequal classes, with the same start, data and steps of Adam in every arm.""",
+    notes="""The theorems are about global minimisers; gradient descent finds those of the deep problems only by luck,
+        because zero is a local minimum of every class at two layers or more. The method's arm therefore trains each
+        problem along nine histories of the decay (weak, then up to a peak, then the final one); the arm with one start
+        shows what happens otherwise. Four classes, 8 features, up to three layers; the paper goes to 2048 features and
+        nine layers. In cross-entropy the runs end in frames of half the rank, well below the best simplex: with ten
+        classes and two layers the simplex is not the global minimum, as later work on low-rank bias also finds (arXiv
+        2410.23169); with one layer it is. The conditions of the paper's cross-entropy theorem could not be read here.
+        The digits are scikit-learn's 8 by 8 images, where the paper has CIFAR-10; as there, only the last features
+        and the head are decayed. The network drops small classes of digits that the optimum keeps: training ends in
+        the local minimum at zero.""",
     sham="no decay",
     figure_size=(11.0, 3.7),
 )
@@ -215,8 +217,8 @@ def descend(
         with_bias: which problems have a free bias, boolean [P].
         cross_entropy: the loss; squared error otherwise.
     """
-    d, K = Size.of(trial.scale).dimension, int(labels.max()) + 1
-    d = max(d, K)
+    K = int(labels.max()) + 1
+    d = max(Size.of(trial.scale).dimension, K)
     P, S = phases[0][0].shape
     generator = torch.Generator().manual_seed(trial.seed)
     labels = labels.to(trial.device)
@@ -260,8 +262,7 @@ def phases_of(
 ) -> list[tuple[Tensor, int]]:
     """The histories of an arm [P, S]: weak, peak and final decay; the other arms have one decay from start to end."""
     if arm == "histories":
-        shape = (len(target), len(peaks))
-        decays = (weak.expand(shape), peaks.expand(shape), target[:, None].expand(shape))
+        decays = torch.broadcast_tensors(weak, peaks, target[:, None])
         return list(zip(decays, steps, strict=True))
     single = target[:, None] if arm == "single" else torch.zeros_like(target)[:, None]
     return [(single, sum(steps))]
@@ -282,16 +283,9 @@ def unequal_classes(trial: Trial, depth: int) -> tuple[CollapsedGeometry, Runs, 
     phases = phases_of(trial.arm, target, weak, peaks, size.steps)
     runs = descend(trial, class_labels(UNEQUAL), depth, phases)
     # The loss of an arm without decay is judged under the decay of the prediction, as the others' is.
-    with torch.no_grad():
-        decay = target[:, None].expand(runs.loss.shape).to(trial.device)
-        loss = regularised_loss(
-            runs.features,
-            runs.weights,
-            class_labels(UNEQUAL).to(trial.device),
-            decay[..., None].expand(*decay.shape, depth),
-            decay,
-        )
-    runs = Runs(runs.features, runs.weights, runs.bias, loss)
+    labels, decay = class_labels(UNEQUAL).to(trial.device), target[:, None].expand(runs.loss.shape).to(trial.device)
+    loss = regularised_loss(runs.features, runs.weights, labels, decay[..., None].expand(-1, -1, depth), decay)
+    runs = replace(runs, loss=loss)
     return geometry, runs.best(), runs
 
 
@@ -464,60 +458,43 @@ def shapes(trials: Trials, figure: Figure) -> None:
 
 def draw_survival(trials: Trials, axes: Axes) -> None:
     """A class's own output against the decay's pressure on it: one curve a depth, whatever the class."""
-    found = trials.arrays("histories", "survival")  # [seeds, depths, 2, points]
+    found = trials.arrays("histories", "survival")[0]  # [depths, 2, points]; the seeds lie on top of one another
     pressure = torch.logspace(-1.4, 0.8, 800, dtype=torch.float64)
     styles = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "v"))
-    for index, (depth, (line, marker)) in enumerate(zip(Size.of(trials.scale).depths, styles, strict=False)):
+    for (line, marker), depth, points in zip(styles, Size.of(trials.scale).depths, found, strict=False):
         x = optimal_strength(pressure * survival_threshold(depth), depth) ** depth
+        axes.plot(pressure, x / (1 + x), line, color=THEORY, linewidth=1.3, zorder=1)
         name = f"{depth} layer{'s' if depth > 1 else ''}"
-        axes.plot(pressure, x / (1 + x), line, color="#64748b", linewidth=1.3, zorder=1)
-        points = found[0, index]
-        axes.plot(
-            *points,
-            marker,
-            color=trials.color("histories"),
-            markersize=3.6,
-            label=name,
-            alpha=0.8,
-            linestyle=line,
-            linewidth=0,
-        )
+        axes.plot(*points, marker, color=trials.color("histories"), markersize=3.6, alpha=0.8, label=name)
     axes.set_xscale("log")
-    axes.set(
-        title="Small classes vanish",
-        xlabel="pressure of decay on a class / threshold",
-        ylabel="the class's own output",
-        ylim=(-0.04, 1.04),
-    )
-    axes.legend(title="lines: theory", loc="lower left")
+    axes.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
+    axes.minorticks_off()
+    axes.set(title="Squared error: small classes vanish", ylabel="a class's own output", ylim=(-0.04, 1.04))
+    axes.set_xlabel("pressure of decay on the class / threshold")
+    axes.legend(title="trained (lines: theory)", loc="lower left")
 
 
 def draw_lengths(trials: Trials, axes: Axes) -> None:
     """Lengths of class means of the digits by class size."""
-    axes.plot(DIGIT_COUNTS, predicted_digit_lengths(), color="#64748b", linewidth=1.3, label="theory")
-    for arm, marker in (("histories", "o"), ("no decay", "x")):
-        found = trials.arrays(arm, "digit lengths")
-        sizes = np.broadcast_to(DIGIT_COUNTS, found.shape)
-        label = "with decay" if arm == "histories" else "without decay"
-        axes.plot(sizes.ravel(), found.ravel(), marker, color=trials.color(arm), markersize=4, alpha=0.6, label=label)
+    theory, found = predicted_digit_lengths(), trials.arrays("histories", "digit lengths")
+    sizes = np.broadcast_to(DIGIT_COUNTS, found.shape)
+    axes.plot(DIGIT_COUNTS, theory, color=THEORY, linewidth=1.3, label="theory")
+    label, color = f"trained, {len(found)} seeds", trials.color("histories")
+    axes.plot(sizes.ravel(), found.ravel(), "o", color=color, markersize=4, alpha=0.6, label=label)
     axes.set(title="ReLU network on digits", xlabel="training images of the class", ylabel="length of its mean feature")
-    axes.set_ylim(bottom=-0.02)
-    axes.legend()
+    axes.set_ylim(-0.02, 1.25 * float(theory.max()))
+    axes.legend(loc="upper right")
 
 
 def draw_spectrum(trials: Trials, axes: Axes) -> None:
     """Singular values of the logits under cross-entropy."""
-    found = trials.arrays("histories", "spectrum")
-    order = np.arange(1, found.shape[1] + 1)
+    found, simplex = trials.arrays("histories", "spectrum"), trials.arrays("histories", "simplex spectrum")[0]
+    order = np.arange(1, len(simplex) + 1)
     share = trials.values("histories", ENTROPY).mean()
-    axes.step(
-        order,
-        trials.arrays("histories", "simplex spectrum")[0],
-        where="mid",
-        color="#64748b",
-        label="best simplex, loss 1",
-    )
-    axes.plot(order, found.T, "o", color=trials.color("histories"), markersize=4, alpha=0.6)
-    axes.plot([], [], "o", color=trials.color("histories"), markersize=4, label=f"found, loss {share:.3f}")
-    axes.set(title="Cross-entropy, 10 classes, 2 layers", xlabel="mode", ylabel="singular value of the logits")
-    axes.legend()
+    axes.plot(order, simplex, "D", color=THEORY, markersize=4.5, fillstyle="none", label="best simplex (loss 1)")
+    labels = [f"trained (loss {share:.2f})", *[None] * (len(found) - 1)]
+    axes.plot(order, found.T, "o", color=trials.color("histories"), markersize=4.5, label=labels)
+    axes.set(title="Cross-entropy: half the rank wins", xlabel="mode", ylabel="singular value of the logits")
+    axes.set_xticks(order)
+    axes.set_ylim(top=1.35 * float(max(found.max(), simplex.max())))
+    axes.legend(loc="upper right")

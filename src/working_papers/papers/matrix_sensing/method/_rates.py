@@ -25,30 +25,28 @@ def contraction_rate(
 
     Args:
         operator: 𝒜.
-        left: F, (n1, k), at or near a solution.
-        right: G, (n2, k).
+        left: F, (..., n1, k), at or near a solution.
+        right: G, (..., n2, k).
         learning_rate: η.
         tolerance: curvatures below this share of the largest one count as zero.
 
     Returns:
-        A scalar, per step; inf where η times the curvature is 1, negative where the step is too large to converge.
+        (...), per step; inf where η times the curvature is 1, negative where the step is too large to converge.
 
     Raises:
-        ValueError: the factors do not fit together or have batch axes.
+        ValueError: the factors do not fit together.
 
     Source: linearisation, ours; the paper's bound exp(−Ω(α² T)) is its order of magnitude.
     """
     check_factors(left, right)
-    if left.ndim != 2 or right.ndim != 2:
-        raise ValueError(
-            f"left and right have shapes {tuple(left.shape)} and {tuple(right.shape)}; expected one run (use vmap)"
-        )
-    derivatives = torch.func.jacfwd(operator.measure_product, argnums=(0, 1))(left, right)
-    jacobian = torch.cat([part.flatten(1) for part in derivatives], dim=1)
+    # The measurements are linear in each factor, so that measuring unit factors gives the Jacobian's columns.
+    by_left = operator.measure_product(_units(left), right)
+    by_right = operator.measure_product(left, _units(right))
+    jacobian = torch.cat([by_left, by_right]).movedim(0, -1)  # (..., m, (n1 + n2) k)
     curvature = torch.linalg.svdvals(jacobian).square()
-    active = curvature > tolerance * curvature.amax()
+    active = curvature > tolerance * curvature.amax(dim=-1, keepdim=True)
     factors = torch.where(active, (1 - learning_rate * curvature).abs(), torch.zeros_like(curvature))
-    return -factors.amax().log()
+    return -factors.amax(dim=-1).log()
 
 
 def redundant_product(left: Tensor, right: Tensor, time: Tensor) -> Tensor:
@@ -146,6 +144,13 @@ def fit_rate(errors: Tensor, steps: Tensor, *, low: float = 1e-12, high: float =
     exponent, power_deviation = _line(time.log(), logs, usable)
     geometric = geometric_deviation < power_deviation
     return RateFit(-slope, exponent, geometric, torch.minimum(geometric_deviation, power_deviation))
+
+
+def _units(factor: Tensor) -> Tensor:
+    """Every factor with a single entry of 1: (n k, ..., n, k), the batch axes of length 1."""
+    count = factor.shape[-2] * factor.shape[-1]
+    eye = torch.eye(count, dtype=factor.dtype, device=factor.device)
+    return eye.view(count, *[1] * (factor.ndim - 2), *factor.shape[-2:])
 
 
 def _line(x: Tensor, y: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:

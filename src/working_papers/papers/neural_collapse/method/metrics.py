@@ -79,7 +79,9 @@ class ClassStatistics:
     def within_class_variability(self) -> Tensor:
         """NC1: trace of the within-class covariance times the pseudo-inverse of the between-class one, over K.
 
-        Infinite where all class means are the same and the features are not. Source: the paper's and its official code's NC1.
+        Infinite where all class means are the same and the features are not.
+
+        Source: NC1 of the paper and its official code.
         """
         means = self.centred_means
         inverse = torch.linalg.pinv(means, rtol=MEAN_CUTOFF)  # [d, K]; its Gram matrix over K inverts Σ_B
