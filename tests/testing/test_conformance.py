@@ -116,6 +116,11 @@ def reference(**changes: object) -> Callable[[Room], None]:
         (conformance.has_all_files, lose("method.py"), "has no method.py"),
         (conformance.offers_only_the_method, edit("__init__.py", '__all__ = .*"]', "x = 1"), "only the method's names"),
         (conformance.offers_only_the_method, edit("__init__.py", '"trimmed_mean"', '"mean"'), "mean, which does not"),
+        (
+            conformance.documents_its_names,
+            edit("method.py", "def trimmed_mean", "class trimmed_mean(torch.nn.Module): ...\n\n\ndef other"),
+            "trimmed_mean has no docstring",
+        ),
         (conformance.documents_its_names, edit("method.py", "    Args:\n", ""), "does not describe its arguments"),
         (conformance.names_its_source, edit("method.py", "https://", ""), "does not link the paper"),
         (conformance.names_its_source, edit("method.py", "$", "\n" * 600), "split it into a folder"),

@@ -132,11 +132,8 @@ def _import(source: str, asked: str, records: Callable[[Settings], Iterable[Pape
         stream = map(_fail, [error])
     engine = open_database(settings)
     try:
-        with _progress() as show:
-            try:
-                report = import_papers(engine, source, asked, stream, on_progress=show)
-            finally:
-                _index(settings, engine)
+        with _progress() as show, _searchable(settings, engine) as follow:
+            report = import_papers(engine, source, asked, stream, on_batch=follow, on_progress=show)
     finally:
         engine.dispose()
     sys.stdout.write(f"{report}\n")
@@ -151,17 +148,30 @@ def _fail(error: UserError) -> PaperRecord:
     raise error
 
 
-def _index(settings: Settings, engine: Engine) -> None:
-    """Make what was imported searchable; a damaged index does not undo an import."""
-    from contextlib import closing
+@contextmanager
+def _searchable(settings: Settings, engine: Engine) -> Iterator[Callable[[object], None] | None]:
+    """Let the index take papers in beside the import; a damaged index does not undo an import."""
+    from contextlib import ExitStack, closing
 
     from working_papers.daily.search import IndexDamaged, SearchIndex
 
-    try:
-        with closing(SearchIndex.open(settings)) as index:
-            index.catch_up(engine)
-    except IndexDamaged as error:
-        sys.stderr.write(f"the papers are imported, but cannot be searched yet: {error}\n")
+    damaged = "the papers are imported, but cannot be searched yet: {}\n"
+    with ExitStack() as stack:
+        try:
+            index = stack.enter_context(closing(SearchIndex.open(settings)))
+            follow = stack.enter_context(index.following(engine))
+        except IndexDamaged as error:
+            sys.stderr.write(damaged.format(error))
+            yield None
+            return
+
+        def take_in(_: object = None) -> None:
+            follow()
+
+        try:
+            yield take_in
+        finally:
+            take_in()  # also what an earlier import, killed in between, has left behind
 
 
 @contextmanager

@@ -104,8 +104,9 @@ def documents_its_names(room: Room) -> None:
     for name, item in _public(room):
         if not (inspect.isclass(item) or inspect.isfunction(item)):
             continue
-        text = inspect.getdoc(item) or ""
-        assert text, f"{room.slug}: {name} has no docstring"
+        # Its own: a class would otherwise inherit one, or get its signature as one from dataclass.
+        text = inspect.cleandoc(item.__doc__ or "")
+        assert text and not text.startswith(f"{item.__name__}("), f"{room.slug}: {name} has no docstring"
         function = item.__init__ if inspect.isclass(item) else item
         parameters = [each for each in inspect.signature(function).parameters if each not in ("self", "args", "kwargs")]
         if parameters and not _is_record(item):

@@ -1,6 +1,6 @@
 """Embeddings in the background: newest papers first, one process a machine, killed at any time without loss.
 
-`start` runs this module as a process (`python -m working_papers.daily.search.background`); its settings come over
+`start` runs this package as a process (`python -m working_papers.daily.search`); its settings come over
 standard input, and the end of standard input (the parent has gone, however it went) ends it.
 """
 
@@ -231,7 +231,7 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     Returns:
         The process; close its `stdin` to end it after the slice it is at, or `terminate` it.
     """
-    process = subprocess.Popen([sys.executable, "-m", "working_papers.daily.search.background"], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "working_papers.daily.search"], stdin=subprocess.PIPE)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit status says so
         process.stdin.write(settings.model_dump_json().encode() + b"\n")
@@ -282,7 +282,3 @@ def main() -> int:
         ended.wait(POLL_SECONDS)
     engine.dispose()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
