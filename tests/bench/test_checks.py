@@ -121,7 +121,7 @@ def test_matches_needs_the_whole_interval_inside_the_margin() -> None:
     ("low", "high", "answer", "words"),
     [
         (1.0, 3.0, Answer.HOLDS, "is between 1 points and 3 points, as predicted"),
-        (1.9, None, Answer.OPEN, "It is open whether the score of Method is at least 1.9 points"),
+        (1.9, None, Answer.OPEN, "Method: it is open whether score is at least 1.9 points"),
         (None, 1.0, Answer.FAILS, "is not at most 1 points"),
         (None, 0.0, Answer.FAILS, "is not at most 0 points"),
         (2.5, None, Answer.FAILS, "is not at least 2.5 points"),

@@ -390,9 +390,9 @@ class Within(Check):
             where = f"between {result.amount(self.low)} and {result.amount(self.high)}"
         ours = result.labels[self.arm]
         verb = {
-            Answer.HOLDS: f"The {self.on} of {ours} is {where}, as predicted",
-            Answer.FAILS: f"The {self.on} of {ours} is not {where}",
-            Answer.OPEN: f"It is open whether the {self.on} of {ours} is {where}",
+            Answer.HOLDS: f"{ours}: {self.on} is {where}, as predicted",
+            Answer.FAILS: f"{ours}: {self.on} is not {where}",
+            Answer.OPEN: f"{ours}: it is open whether {self.on} is {where}",
         }[result.answer]
         spread = (
             "one seed, no interval"

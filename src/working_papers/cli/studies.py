@@ -181,19 +181,31 @@ def print_record(console: Any, room: Room, record: Record) -> None:
     console.print()
     sham = " [bold](sham control: the method is a stand-in)[/]" if record.sham_run else ""
     console.print(f"[bold {color}]{record.answer.upper()}[/]  {escape(record.summary)}{sham}", highlight=False)
+    checks = Table.grid(padding=(0, 1))
     for check in record.checks:
         mark = {"holds": "[green]✓[/]", "does not hold": "[red]✗[/]", "inconclusive": "[yellow]?[/]"}[check.answer]
-        console.print(f"  {mark} {escape(check.sentence)}", highlight=False)
+        checks.add_row(f" {mark}", escape(check.sentence))
+    console.print(checks, highlight=False)
     console.print()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for arm in record.arms.values():
-        table.add_column(arm.label, justify="right", no_wrap=True)
-    for name, cells in measure_rows(record):
-        table.add_row(name, *cells)
-    table.add_section()
-    for name, cells in cost_rows(record):
-        table.add_row(name, *cells, style="dim")
+    groups = (measure_rows(record), cost_rows(record))
+    labels = [arm.label for arm in record.arms.values()]
+    widths = [max(len(cell) for cell in column) for column in zip(labels, *(row[1] for row in groups[0]), strict=True)]
+    names = max(len(name) for group in groups for name, _ in group)
+    fits = names + sum(width + 3 for width in widths) <= console.width
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=fits)
+    table.add_column("", overflow="fold")
+    for label in labels if fits else ("",):
+        table.add_column(label, justify="right", no_wrap=True)
+    for group, style in zip(groups, (None, "dim"), strict=True):
+        for name, cells in group:
+            if fits:
+                table.add_row(name, *cells, style=style)
+                continue
+            table.add_row(f"[bold]{escape(name)}[/]", style=style)
+            for label, cell in zip(labels, cells, strict=True):
+                if cell:
+                    table.add_row(f"  {escape(label)}", cell, style=style)
+        table.add_section()
     console.print(table)
     seconds = f"{record.seconds:.0f} s" if record.seconds >= 10 else f"{record.seconds:.1f} s"
     console.print(
