@@ -333,7 +333,7 @@ def cross_entropy_search(trial: Trial) -> tuple[float, Tensor, float]:
 @study.prepare
 def digits(seed: int, scale: Scale) -> dict[str, Tensor]:
     """Images (pixels from 0 to 1) and labels: equal and unequal training sets, and a test set that neither shares."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     random = np.random.default_rng(seed)

@@ -97,7 +97,12 @@ def _scores(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Share of the labels, -1 or +1 [n], whose sign the scores [n] have; a score of exactly 0 is wrong."""
+    """Share of the labels whose sign the scores have; a score of exactly 0 is wrong.
+
+    Args:
+        scores: outputs of a classifier [n].
+        labels: -1 or +1 [n].
+    """
     return float((scores * labels > 0).double().mean())
 
 

@@ -9,9 +9,11 @@ No official code was found. Our own choices:
 - the rebalancing step takes the polar factor of F where the paper takes its left singular vectors. The two differ
   by a rotation of the columns, which no product and no later step can see; ours also covers k > n1 and needs no
   division by small singular values;
-- its default β is the root of the product's largest singular value, which needs no knowledge of the rank (the
-  paper ties β to σ_r, see `rebalance`);
+- its default β is the root of the product's largest singular value, which needs no knowledge of the rank; see
+  `rebalance` for what the smallest one, σ_r, would gain;
 - it is triggered by the measured residual, because the distance to the truth that the paper refers to is unknown.
+The form of the rebalancing step, and the scales α and α/3 of the start, were written down from memory of the paper;
+that the step does what the paper says of it is tested.
 
 Letters: n1, n2 = rows and columns of the matrix, k = columns of a factor, r = rank of the truth, m = measurements,
 F (n1, k) = left factor, G (n2, k) = right factor, E = adjoint(residual) (n1, n2), η = learning rate,

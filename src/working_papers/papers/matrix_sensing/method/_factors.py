@@ -94,7 +94,7 @@ def rebalance(left: Tensor, right: Tensor, beta: float | Tensor | None = None) -
     Raises:
         ValueError: the factors do not fit together, β is not positive, or the product is zero and β is not given.
 
-    Source: the paper's one-step modification, up to a rotation of the columns; β as explained above.
+    Source: the paper's one-step modification (from memory), up to a rotation of the columns; β as explained above.
     """
     check_factors(left, right)
     u, s, vh = torch.linalg.svd(left, full_matrices=False)
