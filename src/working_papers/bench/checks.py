@@ -228,20 +228,18 @@ class Finding:
     samples: int
     means: Mapping[str, float]
 
-    def amount(self, value: float, *, signed: bool = False) -> str:
-        """A number of this finding as readers see it."""
+    def amount(self, value: float, *, signed: bool = False, bare: bool = False) -> str:
+        """A number of this finding as readers see it; `bare` leaves the unit out."""
         sign = "+" if signed else ""
         if self.relative:
-            return f"{value * 100:{sign}.3g} %"
-        unit = f" {self.measure.unit}" if self.measure.unit else ""
-        return f"{value:{sign}.4g}{unit}"
+            return f"{value * 100:{sign}.3g}" + ("" if bare else " %")
+        return f"{value:{sign}.4g}" + (f" {self.measure.unit}" if self.measure.unit and not bare else "")
 
-    @property
-    def spread(self) -> str:
+    def spread(self, *, signed: bool) -> str:
         """The interval in words."""
         if self.samples < 2:
             return "one seed, no interval"
-        low, high = (self.amount(end, signed=True) for end in (self.low, self.high))
+        low, high = self.amount(self.low, signed=signed, bare=True), self.amount(self.high, signed=signed)
         return f"interval {low} to {high}, {self.samples} seeds"
 
 
@@ -298,7 +296,7 @@ class Beats(Check):
             Answer.OPEN: f"It is open whether {ours} beats {theirs}{margin}",
         }[result.answer]
         direction = "better" if result.effect >= 0 else "worse"
-        return f"{verb} on {self.on}: {result.amount(abs(result.effect))} {direction} ({result.spread})."
+        return f"{verb} on {self.on}: {result.amount(abs(result.effect))} {direction} ({result.spread(signed=True)})."
 
 
 @dataclass(frozen=True)
@@ -341,7 +339,7 @@ class Matches(Check):
         }[result.answer]
         return (
             f"{verb} within {result.amount(self.margin)} on {self.on}: "
-            f"{result.amount(result.effect, signed=True)} apart ({result.spread})."
+            f"{result.amount(result.effect, signed=True)} apart ({result.spread(signed=True)})."
         )
 
 
@@ -394,12 +392,7 @@ class Within(Check):
             Answer.FAILS: f"{ours}: {self.on} is not {where}",
             Answer.OPEN: f"{ours}: it is open whether {self.on} is {where}",
         }[result.answer]
-        spread = (
-            "one seed, no interval"
-            if result.samples < 2
-            else f"interval {result.amount(result.low)} to {result.amount(result.high)}, {result.samples} seeds"
-        )
-        return f"{verb}: {result.amount(result.effect)} ({spread})."
+        return f"{verb}: {result.amount(result.effect)} ({result.spread(signed=False)})."
 
 
 def beats(arm: str, *, over: str, on: str, by: float = 0.0, claim: str) -> Check:

@@ -190,10 +190,10 @@ def print_record(console: Any, room: Room, record: Record) -> None:
     groups = (measure_rows(record), cost_rows(record))
     labels = [arm.label for arm in record.arms.values()]
     widths = [max(len(cell) for cell in column) for column in zip(labels, *(row[1] for row in groups[0]), strict=True)]
-    names = max(len(name) for group in groups for name, _ in group)
+    names = min(24, max(len(name) for group in groups for name, _ in group))  # a longer name takes two lines
     fits = names + sum(width + 3 for width in widths) <= console.width
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=fits)
-    table.add_column("", overflow="fold")
+    table.add_column("", min_width=names)
     for label in labels if fits else ("",):
         table.add_column(label, justify="right", no_wrap=True)
     for group, style in zip(groups, (None, "dim"), strict=True):
