@@ -83,7 +83,7 @@ def test_a_method_that_is_worse_does_not_hold(write: Write, tmp_path: Path) -> N
     (room.folder / "method.py").write_text("def offset(arm):\n    return 1.0\n", encoding="utf-8")
     record = record_of(run(room, tmp_path, scale=Scale.LAPTOP))
     assert record.answer == Answer.FAILS
-    assert "1 of 2 checks fail" in record.summary
+    assert "of 2 checks 1 fails" in record.summary
 
 
 def test_a_prediction_at_one_seed_is_inconclusive(write: Write, tmp_path: Path) -> None:

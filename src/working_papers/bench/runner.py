@@ -349,11 +349,18 @@ def summarise(answer: Answer, answers: list[str]) -> str:
             else f"The claim holds in this study: all {total} checks hold."
         )
     failed, held = answers.count(Answer.FAILS), answers.count(Answer.HOLDS)
-    if answer is Answer.FAILS:
-        return f"The claim does not hold in this study: {failed} of {total} checks fail, {held} hold."
     undecided = total - held - failed
-    remain = "remains" if undecided == 1 else "remain"
-    return f"This study is inconclusive: {held} of {total} checks hold, {undecided} {remain} open."
+
+    def counted(number: int, verb: str) -> str:
+        return f"{number} {verb}{'s' if number == 1 else ''}"
+
+    parts = [counted(held, "hold")]
+    if answer is Answer.FAILS:
+        parts.insert(0, counted(failed, "fail"))
+    if undecided:
+        parts.append(f"{counted(undecided, 'remain')} open")
+    what = "The claim does not hold in this study" if answer is Answer.FAILS else "This study is inconclusive"
+    return f"{what}: of {total} checks {', '.join(parts)}."
 
 
 def write_reference(room: Room, result: Result) -> Path:
