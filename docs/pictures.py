@@ -55,10 +55,11 @@ def main() -> None:
                 if not line:
                     sys.exit("the site did not start")
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            page = browser.new_page(viewport={"width": 1180, "height": 1000}, device_scale_factor=1.5)
+            page = browser.new_page(viewport={"width": 1180, "height": 1790})
             page.goto("http://127.0.0.1:8765/papers/normuon")
             page.screenshot(path=IMAGES / "site.png")
-            page.set_content(f"<body style='margin:0;display:inline-block'>{terminal('normuon')}</body>")
+            page = browser.new_page(viewport={"width": 1300, "height": 900}, device_scale_factor=1.2)
+            page.set_content("<style>body{margin:0}svg{width:1240px}</style>" + terminal("normuon"))
             page.locator("svg").screenshot(path=IMAGES / "verdict.png", omit_background=True)
             browser.close()
         finally:

@@ -216,7 +216,10 @@ def print_record(console: Any, room: Room, record: Record) -> None:
     if record.scale == "smoke":
         console.print("[dim]Smoke scale proves that the study runs; the verdict that counts is at laptop scale.[/]")
     if record.sham is not None:
-        console.print(f"[dim]Sham control: {record.sham.answer}, as it should not be *holds*.[/]", highlight=False)
+        console.print(
+            f"[dim]Sham control, with a stand-in for the method: {record.sham.answer} (it must not hold).[/]",
+            highlight=False,
+        )
 
 
 def list_rooms(as_json: JsonFlag = False) -> None:
