@@ -29,7 +29,7 @@ def test_readme_snippets_run(number: int) -> None:
 
 def commands() -> set[str]:
     """Every command and sub-command with its options, as "run --scale"."""
-    found = set()
+    found: set[str] = set()
     root = typer.main.get_command(app)
 
     def walk(command: object, path: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.made_up import write_room
+from tests.bench.made_up import write_room
 from working_papers.bench.code_hash import _modules, code_hash
 from working_papers.bench.rooms import Room
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.made_up import CountingPool, run, slug_for, store_in, write_room
+from tests.bench.made_up import CountingPool, run, slug_for, store_in, write_room
 from working_papers.bench.checks import Answer
 from working_papers.bench.code_hash import code_hash
 from working_papers.bench.pools import LocalPool

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.made_up import environment, install, slug_for, write_room
+from tests.bench.made_up import environment, install, slug_for, write_room
 from working_papers.bench import rooms as rooms_module
 from working_papers.bench.record import read_record
 from working_papers.bench.rooms import Room

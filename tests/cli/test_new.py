@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.made_up import TEMPLATES, command, environment, install
+from tests.bench.made_up import TEMPLATES, command, environment, install
 from working_papers.bench.paper import read_paper
 
 CHECKOUT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.made_up import command, environment, install, write_room
+from tests.bench.made_up import command, environment, install, write_room
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")]
 
