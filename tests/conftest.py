@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from sqlalchemy.engine import make_url
 
 from working_papers.config import Settings, load_settings
 from working_papers.database import open_database
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Tests that were started in the background ignore Ctrl-C, and the commands they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
