@@ -131,7 +131,12 @@ def linear_share(preactivation: Tensor, second_layer: Tensor) -> Tensor:
 
 @torch.no_grad()
 def linear_r2(model: TwoLayerReLU, x: Tensor) -> float:
-    """R² of the best linear approximation of a network at fresh inputs [n, p]; see `linear_share`."""
+    """R² of the best linear approximation of a network at fresh inputs; see `linear_share`.
+
+    Args:
+        model: a two-layer network.
+        x: inputs that it was not trained on [n, p].
+    """
     return float(linear_share(F.linear(x, model.first_layer), model.second_layer))
 
 
