@@ -24,7 +24,7 @@ class Settings(BaseSettings):
 
     home: Path = Field(
         default_factory=lambda: Path(platformdirs.user_data_dir("working-papers", appauthor=False)),
-        description="The one folder in which everything is kept: database, index, figures, outbox.",
+        description="The one folder in which everything is kept: database, index, figures, cache.",
     )
     database: str = Field(
         default="",

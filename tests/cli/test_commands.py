@@ -67,11 +67,11 @@ def write(
         monkeypatch.syspath_prepend(str(root))
         room = write_room(root, slug, **places)
         install(root, slug)
-        rooms_module.rooms.cache_clear()
+        rooms_module._found.cache_clear()
         return room
 
     yield written
-    rooms_module.rooms.cache_clear()
+    rooms_module._found.cache_clear()
 
 
 def one_sentence(said: Said, code: int) -> str:
@@ -174,7 +174,7 @@ def test_wrong_options_exit_with_2(invoke: Invoke, arguments: list[str]) -> None
 def test_a_room_that_does_not_run_yet_says_so(invoke: Invoke, write: Callable[..., Room]) -> None:
     room = write()
     (room.folder / "study.py").unlink()
-    assert f"{room.slug} has no study yet" in one_sentence(invoke("run", room.slug), 1)
+    assert f"{room.slug} has no study yet" in one_sentence(invoke("run", room.slug), 2)
     shown = invoke("show", room.slug)
     assert shown.code == 0 and "Not yet running" in shown.out
 
@@ -189,14 +189,16 @@ def test_broken_rooms_are_told_with_file_and_field(invoke: Invoke, write: Callab
         (text.replace("authors_count", "author_count"), "authors_count: Field required"),
     ):
         paper.write_text(broken, encoding="utf-8")
-        rooms_module.rooms.cache_clear()
-        for command in (["list"], ["show", room.slug]):
-            message = one_sentence(invoke(*command), 1)
-            assert str(paper) in message and words in message
+        rooms_module._found.cache_clear()
+        message = one_sentence(invoke("show", room.slug), 1)
+        assert str(paper) in message and words in message
+        listed = invoke("list")
+        assert listed.code == 1 and message in listed.err
+        assert "papers; " in listed.out, "the other rooms are listed all the same"
     paper.write_text(text, encoding="utf-8")
     reference = room.folder / "reference.json"
     reference.write_text('{"slug": 1}', encoding="utf-8")
-    rooms_module.rooms.cache_clear()
+    rooms_module._found.cache_clear()
     message = one_sentence(invoke("verdicts"), 1)
     assert str(reference) in message and f"working-papers run {room.slug} --reference" in message
     reference.unlink()
@@ -214,9 +216,11 @@ def test_an_entry_point_that_leads_nowhere_is_named(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lost\nVersion: 1.0\n", encoding="utf-8")
     (info / "entry_points.txt").write_text("[working_papers.papers]\nlost = no.such.package\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    rooms_module.rooms.cache_clear()
-    assert "the room 'lost' of an installed package names no.such.package" in one_sentence(invoke("list"), 1)
-    rooms_module.rooms.cache_clear()
+    rooms_module._found.cache_clear()
+    listed = invoke("list")
+    assert listed.code == 1 and "the room 'lost' of the package lost names no.such.package" in listed.err
+    assert "papers; " in listed.out, "the other rooms are listed all the same"
+    rooms_module._found.cache_clear()
 
 
 def test_homes_and_databases_that_cannot_be_used_are_named(
@@ -256,7 +260,7 @@ def test_a_reference_is_written_shown_and_goes_stale(invoke: Invoke, write: Call
     said = invoke("run", room.slug, "--reference")
     assert said.code == 0 and f"written: {room.folder / 'reference.json'}" in said.out
     assert read_record(room.folder / "reference.json").answer == "holds"
-    rooms_module.rooms.cache_clear()
+    rooms_module._found.cache_clear()
 
     listed = invoke("verdicts", "--json").json()
     assert isinstance(listed, list)

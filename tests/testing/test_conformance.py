@@ -75,7 +75,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
         }
     )
     (folder / "reference.json").write_text(record.model_dump_json(), encoding="utf-8")
-    rooms_module.rooms.cache_clear()
+    rooms_module._found.cache_clear()
     monkeypatch.setattr(rooms_module, "rooms", lambda: {SLUG: found})
     yield found
     for name in [name for name in sys.modules if name.split(".")[0] == SLUG]:

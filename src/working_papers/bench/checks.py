@@ -231,6 +231,8 @@ class Finding:
     def amount(self, value: float, *, signed: bool = False, bare: bool = False) -> str:
         """A number of this finding as readers see it; `bare` leaves the unit out."""
         sign = "+" if signed else ""
+        if self.relative and abs(self.effect) >= 10:  # a quotient is easier to read than thousands of per cent
+            return f"{1 + value:.3g}" + ("" if bare else " times")
         if self.relative:
             return f"{value * 100:{sign}.3g}" + ("" if bare else " %")
         return f"{value:{sign}.4g}" + (f" {self.measure.unit}" if self.measure.unit and not bare else "")

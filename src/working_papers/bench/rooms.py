@@ -7,7 +7,7 @@ import importlib.util
 import traceback
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,9 +81,19 @@ def _told(error: Exception, folder: Path) -> str:
     return f"{kind}{' '.join(str(error).split())}{where}"
 
 
-@cache
 def rooms() -> dict[str, Room]:
     """All rooms by slug: those of this package, then those of other distributions."""
+    return _found()[0]
+
+
+def room_problems() -> tuple[str, ...]:
+    """Why rooms that other distributions announce cannot be used, a sentence each."""
+    return _found()[1]
+
+
+@cache
+def _found() -> tuple[dict[str, Room], tuple[str, ...]]:
+    problems = []
     own = Path(__file__).parent.parent / "papers"
     found = {
         file.parent.name: Room(file.parent.name, file.parent, f"{PACKAGE}.{file.parent.name}")
@@ -95,13 +105,21 @@ def rooms() -> dict[str, Room]:
         except ModuleNotFoundError:  # the package that should contain it is not there
             spec = None
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"the room {entry.name!r} of an installed package names {entry.value}, which is not a package"
+            problems.append(
+                f"the room {entry.name!r} of {_distribution(entry)} names {entry.value}, which is not a package; "
+                "correct its entry point or uninstall it"
             )
-        if entry.name in found:
-            raise UserError(f"two installed packages offer a room named {entry.name!r}; uninstall one")
-        found[entry.name] = Room(entry.name, Path(spec.submodule_search_locations[0]), entry.value)
-    return found
+        elif entry.name in found:
+            problems.append(
+                f"the room {entry.name!r} of {_distribution(entry)} is left out: another has this name; uninstall one"
+            )
+        else:
+            found[entry.name] = Room(entry.name, Path(spec.submodule_search_locations[0]), entry.value)
+    return found, tuple(problems)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name}" if entry.dist is not None else "an installed package"
 
 
 def get_room(slug: str) -> Room:
@@ -115,6 +133,6 @@ def get_room(slug: str) -> Room:
         return found[slug]
     from difflib import get_close_matches
 
-    near = get_close_matches(slug.replace("-", "_"), found, n=3, cutoff=0.5)
+    near = get_close_matches(slug.replace("-", "_"), found, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`working-papers list` shows all rooms"
     raise UsageError(f"there is no room named {slug!r}; {hint}")

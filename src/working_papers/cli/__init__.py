@@ -21,3 +21,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone (`| head`)
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        # Looked up, not imported: most commands do without a database, and start faster for it.
+        library = sys.modules.get("sqlalchemy.exc")
+        if library is None or not isinstance(error, library.DBAPIError):
+            raise
+        sys.stderr.write(
+            f"working-papers: the database failed ({error.orig}); if it is damaged, move it away and import again\n"
+        )
+        sys.exit(1)

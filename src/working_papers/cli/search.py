@@ -49,6 +49,8 @@ def search(
 ) -> None:
     """Find papers by words and by meaning."""
     days = (_day(first, "--from"), _day(last, "--to"))
+    if days[0] is not None and days[1] is not None and days[0] > days[1]:
+        raise UsageError(f"--from {days[0]} is later than --to {days[1]}")
     from contextlib import closing
 
     from rich.console import Console
@@ -90,7 +92,6 @@ def search(
                 console.print("no papers yet; bring some in with `working-papers import`")
             else:
                 console.print(Text(f"nothing found among {state.papers:,} papers"))
-            return
         for hit, row in found:
             console.print(
                 Text.assemble((row.title, "bold"), f"  {row.id}, {row.day.isoformat()}", (f"  {hit.why}", "dim"))

@@ -69,6 +69,9 @@ def run(
     if reference and (sham or scale != Scale.LAPTOP or seeds is not None):
         raise UsageError("--reference goes with the laptop scale, the study's own seeds and no --sham")
     chosen = [get_room(slug) for slug in slugs]
+    waiting = next((room.slug for room in chosen if not room.runs), None)
+    if waiting is not None:
+        raise UsageError(f"{waiting} has no study yet; `working-papers list` shows which rooms run")
     settings = load_settings()
     store = Store(open_database(settings))
     pool = LocalPool(settings.cache_folder / "prepared", jobs) if on == "here" else RayPool(on, jobs)
@@ -209,7 +212,7 @@ def print_record(console: Any, room: Room, record: Record) -> None:
     console.print(table)
     seconds = f"{record.seconds:.0f} s" if record.seconds >= 10 else f"{record.seconds:.1f} s"
     console.print(
-        f"[dim]{record.scale} scale, {record.seeds} seeds, mean ± standard deviation; {escape(record.budget)} "
+        f"[dim]{record.scale} scale, {record.seeds} seeds, mean ± standard deviation. {escape(record.budget)} "
         f"This run took {seconds} on {record.machine['processors']} processors.[/]",
         highlight=False,
     )
@@ -224,11 +227,17 @@ def print_record(console: Any, room: Room, record: Record) -> None:
 
 def list_rooms(as_json: JsonFlag = False) -> None:
     """List all rooms: the papers, which of them run, and their verdicts."""
-    from working_papers.bench.rooms import rooms
+    from working_papers.bench.rooms import room_problems, rooms
+    from working_papers.errors import UserError
 
     rows: list[dict[str, Any]] = []
+    problems = list(room_problems())
     for room in rooms().values():
-        record = room.reference
+        try:
+            record, _ = room.reference, room.paper
+        except UserError as error:
+            problems.append(str(error))
+            continue
         rows.append(
             {
                 "slug": room.slug,
@@ -241,6 +250,7 @@ def list_rooms(as_json: JsonFlag = False) -> None:
         )
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        _complain(problems)
         return
     from rich import box
     from rich.console import Console
@@ -260,6 +270,15 @@ def list_rooms(as_json: JsonFlag = False) -> None:
     Console().print(
         f"{len(rows)} papers; {running} run, the others are described and not yet running.", highlight=False
     )
+    _complain(problems)
+
+
+def _complain(problems: list[str]) -> None:
+    """What is wrong with some rooms, after the others have been shown."""
+    for problem in problems:
+        sys.stderr.write(f"working-papers: {problem}\n")
+    if problems:
+        raise typer.Exit(1)
 
 
 def verdicts(
@@ -301,7 +320,7 @@ def verdict_table() -> str:
     """The table of rooms with their verdicts, as it stands in the README."""
     from working_papers.bench.rooms import rooms
 
-    lines = ["| room | paper | verdict | what was found | time |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| room | paper | verdict | what was found | time on 2 cores |", "| --- | --- | --- | --- | --- |"]
     waiting = []
     for room in rooms().values():
         record = room.reference
@@ -311,7 +330,9 @@ def verdict_table() -> str:
         link = (
             f"[{room.paper.title}](https://arxiv.org/abs/{room.paper.arxiv})" if room.paper.arxiv else room.paper.title
         )
-        found = " ".join(check.sentence for check in record.checks)
+        decisive = next((check for check in record.checks if check.answer == record.answer), record.checks[0])
+        held = sum(check.answer == "holds" for check in record.checks)
+        found = f"{decisive.sentence} {held} of {len(record.checks)} checks hold."
         minutes = f"{record.seconds / 60:.1f} min"
         lines.append(f"| `{room.slug}` | {link} | **{record.answer}** | {found} | {minutes} |")
     text = "\n".join(lines) + "\n"

@@ -231,7 +231,9 @@ def start(settings: Settings) -> subprocess.Popen[bytes]:
     Returns:
         The process; close its `stdin` to end it after the slice it is at, or `terminate` it.
     """
-    process = subprocess.Popen([sys.executable, "-m", "working_papers.daily.search"], stdin=subprocess.PIPE)
+    # A session of its own: Ctrl-C at the terminal is for the parent, whose end ends this process too.
+    command = [sys.executable, "-m", "working_papers.daily.search"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit status says so
         process.stdin.write(settings.model_dump_json().encode() + b"\n")
@@ -255,7 +257,7 @@ def main() -> int:
     ended = threading.Event()
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(sys.stdin.fileno(), 4096):  # unbuffered: a lock held here would hinder the end of the process
             pass
         ended.set()
 

@@ -141,14 +141,23 @@ def locked(file: Path, what: str) -> Iterator[None]:
     Raises:
         UserError: it took longer than `LOCK_SECONDS`.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=LOCK_SECONDS)
     try:
-        with FileLock(file, timeout=LOCK_SECONDS):
-            yield
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise UserError(
             f"another process has been {what} for {LOCK_SECONDS / 60:.0f} minutes; wait for it or end it"
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"the search index in {file.parent} cannot be written ({error.strerror}); "
+            "it is derived from the database: move away what is there"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class SearchIndex:

@@ -96,7 +96,7 @@ def feed_atom(request: Request) -> Response:
     """The same papers as an Atom feed (RFC 4287)."""
     site, page = site_of(request), _page(request)
     updated = max((paper.date for paper in page.papers), default=dt.date(2000, 1, 1))
-    here = site.absolute(request, address("/feed.atom", topic=page.topics.chosen, period=page.period))
+    here = site.absolute(request, address("/feed.atom", topic=page.topics.chosen, period=page.period, start=page.start))
     parts = [
         '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">\n',
         f"<title>{_xml(site.settings.site_name)}: {_xml(page.heading)}</title>\n<id>{_xml(here)}</id>\n",
