@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -72,6 +75,10 @@ def run(
     waiting = next((room.slug for room in chosen if not room.runs), None)
     if waiting is not None:
         raise UsageError(f"{waiting} has no study yet; `working-papers list` shows which rooms run")
+    with _leaving_at_once():
+        for room in chosen:
+            with suppress(UserError):  # told when its turn comes, so that the other rooms run
+                room.load_study()
     settings = load_settings()
     store = Store(open_database(settings))
     pool = LocalPool(settings.cache_folder / "prepared", jobs) if on == "here" else RayPool(on, jobs)
@@ -102,6 +109,25 @@ def run(
             sys.stderr.write(f"working-papers: {error}\n")
             could_not_run = True
     raise typer.Exit(1 if could_not_run else 0)
+
+
+@contextmanager
+def _leaving_at_once() -> Iterator[None]:
+    """While libraries are imported, Ctrl-C ends the process itself: an exception raised in C++ code would abort it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        os.write(2, b"\nstopped; nothing has run yet\n")
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _stopped(conductor: Any) -> int:
@@ -228,7 +254,6 @@ def print_record(console: Any, room: Room, record: Record) -> None:
 def list_rooms(as_json: JsonFlag = False) -> None:
     """List all rooms: the papers, which of them run, and their verdicts."""
     from working_papers.bench.rooms import room_problems, rooms
-    from working_papers.errors import UserError
 
     rows: list[dict[str, Any]] = []
     problems = list(room_problems())
