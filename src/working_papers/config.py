@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from working_papers.errors import UserError
@@ -42,7 +43,52 @@ class Settings(BaseSettings):
     )
     embedding_threads: int = Field(default=1, ge=1, description="Threads the embedding process may use.")
     arxiv_url: str = Field(default="https://export.arxiv.org/api/query", description="Address of the arXiv API.")
+    arxiv_oai_url: str = Field(
+        default="https://oaipmh.arxiv.org/oai", description="Address of arXiv's OAI-PMH service, for the daily ingest."
+    )
     hf_endpoint: str = Field(default="https://huggingface.co", description="Address of the Hugging Face API.")
+    ingest_arxiv: str = Field(
+        default="",
+        description="arXiv categories that `serve` fetches every day, e.g. 'cs.LG,stat.ML'; empty: none.",
+    )
+    ingest_hf: bool = Field(
+        default=False, description="Whether `serve` fetches the Hugging Face daily papers every day."
+    )
+    ingest_hour: int = Field(default=3, ge=0, le=23, description="Hour of the day (UTC) of the daily ingest.")
+    digest_hour: int = Field(
+        default=7, ge=0, le=23, description="Hour of the day (UTC) from which `serve` sends the digest."
+    )
+    mail_from: str = Field(
+        default="Working Papers <papers@localhost>", description="Sender of e-mails, as in their From line."
+    )
+    smtp_host: str = Field(
+        default="", description="Server that takes e-mails; empty: they are written as .eml files to the outbox folder."
+    )
+    smtp_port: int = Field(default=587, ge=1, le=65535, description="Port of the server that takes e-mails.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="How the connection to it is secured: starttls, tls (from the start) or none."
+    )
+    smtp_user: str = Field(default="", description="Name to log in with there; empty: no login.")
+    smtp_password: SecretStr = Field(default=SecretStr(""), description="Password to log in with there.")
+    worker: bool = Field(default=True, description="Whether `serve` also starts a worker that runs queued studies.")
+    worker_processes: int = Field(
+        default=0, ge=0, description="Trials that a worker runs at once; 0: one for each processor."
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="Addresses of reverse proxies whose X-Forwarded headers are believed, separated by commas.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="How log lines are written: text for people, json for programs."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+    data: Path | None = Field(
+        default=None,
+        description="Folder with real data sets, each in a subfolder, for studies at paper scale; empty: data in the "
+        "home folder.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -72,6 +118,16 @@ class Settings(BaseSettings):
     def figures_folder(self) -> Path:
         """Figures of this installation's own runs."""
         return self.home / "figures"
+
+    @property
+    def outbox_folder(self) -> Path:
+        """E-mails as .eml files, where no server is set."""
+        return self.home / "outbox"
+
+    @property
+    def data_folder(self) -> Path:
+        """Real data sets, put there by whoever runs studies at paper scale."""
+        return self.data or self.home / "data"
 
     @property
     def cache_folder(self) -> Path:

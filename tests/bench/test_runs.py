@@ -310,7 +310,8 @@ def test_costs_are_measured(write: Write, tmp_path: Path) -> None:
     assert 190 <= new["peak memory MB"][0] <= 400
     assert old["peak memory MB"][0] < 100
     assert new["wall seconds"][0] >= 0.3
-    assert old["CPU seconds"][0] >= 0.3 > new["CPU seconds"][0] - 0.2
+    assert old["CPU seconds"][0] >= 0.3
+    assert new["wall seconds"][0] - new["CPU seconds"][0] >= 0.28, "sleeping costs no CPU, however busy the machine"
     assert new["parameters"] == [7.0]
     assert record.cost("new", "parameters") == 7.0 and record.cost("new", "FLOPs") is None
 

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 
 from working_papers.errors import UserError
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision; a literal, so that starting up needs no look into the folder."""
 
 _LOCK = 0x5750_4D49
