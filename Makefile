@@ -8,7 +8,8 @@ PORT ?= 8000
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types tests format clean
+POSTGRES ?= # --required makes a machine without PostgreSQL an error
+.PHONY: help serve test lint types tests tests-postgres format clean
 
 help:
 	@echo "make serve   set up (first time: a few minutes), then the site on http://$(HOST):$(PORT)"
@@ -51,7 +52,11 @@ tests: $(VENV)/installed-for-tests
 	@echo "== pytest"
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
-test: lint types tests
+tests-postgres: $(VENV)/installed-for-tests
+	@echo "== pytest on PostgreSQL: every test that uses a database"
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/postgres.py $(POSTGRES) $(BIN)/pytest -n $(WORKERS) -m database
+
+test: lint types tests tests-postgres
 
 format: $(VENV)/installed-for-tests
 	@$(BIN)/ruff check --fix --quiet .

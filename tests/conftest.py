@@ -24,35 +24,51 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use a database, so that `-m database` runs them on another one."""
+    for item in items:
+        if "home" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.database)
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder that the settings name; other settings of the machine do not count."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty home folder that the settings name; other settings of the machine do not count.
+
+    With WORKING_PAPERS_TEST_DATABASE (PostgreSQL) the settings name an empty schema of that database, too.
+    """
     for name in [name for name in os.environ if name.startswith("WORKING_PAPERS_")]:
         if not name.startswith(("WORKING_PAPERS_TEST_", "WORKING_PAPERS_PAGE")):
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("WORKING_PAPERS_HOME", str(folder))
-    return folder
-
-
-@pytest.fixture
-def database_address(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The database of one test: SQLite in its home, or an own schema of WORKING_PAPERS_TEST_DATABASE (PostgreSQL)."""
     server = os.environ.get("WORKING_PAPERS_TEST_DATABASE")
     if not server:
-        yield f"sqlite:///{home / 'working-papers.db'}"
+        yield folder
         return
     schema = f"test_{uuid4().hex}"
     administration = create_engine(server, isolation_level="AUTOCOMMIT")
     with administration.connect() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
     url = make_url(server).update_query_dict({"options": f"-csearch_path={schema}"})
-    address = url.render_as_string(hide_password=False)
-    monkeypatch.setenv("WORKING_PAPERS_DATABASE", address)
-    yield address
+    monkeypatch.setenv("WORKING_PAPERS_DATABASE", url.render_as_string(hide_password=False))
+    yield folder
     with administration.connect() as connection:
         connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
     administration.dispose()
+
+
+@pytest.fixture
+def sqlite_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder whose database is a SQLite file in it, whatever else is tested: for tests of that file."""
+    monkeypatch.delenv("WORKING_PAPERS_DATABASE", raising=False)
+    return home
+
+
+@pytest.fixture
+def database_address(home: Path) -> str:
+    """The database of one test: SQLite in its home, or its schema in PostgreSQL."""
+    return load_settings().database_url
 
 
 @pytest.fixture

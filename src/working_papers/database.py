@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,20 @@ def open_database(settings: Settings) -> Engine:
         engine.dispose()
         raise
     return engine
+
+
+@contextmanager
+def opened_database(settings: Settings) -> Iterator[Engine]:
+    """The database for as long as a command needs it; its connections are closed at the end.
+
+    Raises:
+        UserError: as `open_database`.
+    """
+    engine = open_database(settings)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def reason(error: DBAPIError) -> str:

@@ -229,6 +229,7 @@ def test_homes_and_databases_that_cannot_be_used_are_named(
     room = write()
     file = tmp_path / "a file"
     file.write_text("not a folder", encoding="utf-8")
+    monkeypatch.delenv("WORKING_PAPERS_DATABASE", raising=False)  # this is about files
     monkeypatch.setenv("WORKING_PAPERS_HOME", str(file / "home"))
     message = one_sentence(invoke("run", room.slug, "--scale", "smoke"), 1)
     assert str(file / "home") in message and "set WORKING_PAPERS_HOME to a folder you may write" in message

@@ -65,10 +65,10 @@ def test_foreign_host_is_one_sentence(home: Path) -> None:
     assert "--host" in done.stderr
 
 
-def test_corrupt_database_is_one_sentence(home: Path) -> None:
-    home.mkdir()
-    (home / "working-papers.db").write_bytes(b"no database " * 1000)
-    done = said(home, "--port", "0")
+def test_corrupt_database_is_one_sentence(sqlite_home: Path) -> None:
+    sqlite_home.mkdir()
+    (sqlite_home / "working-papers.db").write_bytes(b"no database " * 1000)
+    done = said(sqlite_home, "--port", "0")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "working-papers.db" in done.stderr

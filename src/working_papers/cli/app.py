@@ -16,7 +16,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-GROUPS = ("studies", "authoring", "serve", "imports", "search")
+GROUPS = ("studies", "authoring", "serve", "worker", "imports", "ingest", "search", "admin", "digest", "backup", "mcp")
 
 for group in GROUPS:
     if find_spec(f"working_papers.cli.{group}") is not None:

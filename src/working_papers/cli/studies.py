@@ -65,7 +65,7 @@ def run(
     from working_papers.bench.store import Store
     from working_papers.bench.study import Scale
     from working_papers.config import load_settings
-    from working_papers.database import open_database
+    from working_papers.database import opened_database
 
     if scale not in set(Scale):
         raise UsageError(f"there is no scale {scale!r}; the scales are {', '.join(Scale)}")
@@ -80,34 +80,35 @@ def run(
             with suppress(UserError):  # told when its turn comes, so that the other rooms run
                 room.load_study()
     settings = load_settings()
-    store = Store(open_database(settings))
     pool = LocalPool(settings.cache_folder / "prepared", jobs) if on == "here" else RayPool(on, jobs)
     could_not_run = False
-    for room in chosen:
-        conductor = Conductor(
-            room=room,
-            scale=Scale(scale),
-            store=store,
-            pool=pool,
-            figures=settings.figures_folder,
-            seeds=seeds,
-            sham=sham,
-            fresh=fresh,
-        )
-        try:
-            with _progress(room) as watch:
-                conductor.watch = watch
-                result = conductor.run(with_sham=reference)
-            _print_result(room, result)
-            if result.record is None:
+    with opened_database(settings) as engine:
+        store = Store(engine)
+        for room in chosen:
+            conductor = Conductor(
+                room=room,
+                scale=Scale(scale),
+                store=store,
+                pool=pool,
+                figures=settings.figures_folder,
+                seeds=seeds,
+                sham=sham,
+                fresh=fresh,
+            )
+            try:
+                with _progress(room) as watch:
+                    conductor.watch = watch
+                    result = conductor.run(with_sham=reference)
+                _print_result(room, result)
+                if result.record is None:
+                    could_not_run = True
+                elif reference:
+                    sys.stdout.write(f"written: {write_reference(room, result)}\n")
+            except KeyboardInterrupt:
+                raise SystemExit(_stopped(conductor)) from None
+            except UserError as error:  # the rooms that follow can run all the same
+                sys.stderr.write(f"working-papers: {error}\n")
                 could_not_run = True
-            elif reference:
-                sys.stdout.write(f"written: {write_reference(room, result)}\n")
-        except KeyboardInterrupt:
-            raise SystemExit(_stopped(conductor)) from None
-        except UserError as error:  # the rooms that follow can run all the same
-            sys.stderr.write(f"working-papers: {error}\n")
-            could_not_run = True
     raise typer.Exit(1 if could_not_run else 0)
 
 
@@ -413,10 +414,10 @@ def _print_runs(console: Any, room: Room) -> None:
 
     from working_papers.bench.store import Store
     from working_papers.config import load_settings
-    from working_papers.database import open_database
+    from working_papers.database import opened_database
 
-    settings = load_settings()
-    runs = Store(open_database(settings)).latest_runs(room.slug)
+    with opened_database(load_settings()) as engine:
+        runs = Store(engine).latest_runs(room.slug)
     if not runs:
         return
     console.print("\n[bold]Runs of this installation[/]")
