@@ -14,8 +14,6 @@ import typer
 from working_papers.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from working_papers.config import Settings
     from working_papers.daily.importing import ImportReport
     from working_papers.daily.records import BadRecord, PaperRecord
@@ -120,8 +118,8 @@ def _day(text: str | None, option: str) -> dt.date | None:
 def _import(source: str, asked: str, records: Callable[[Settings], Iterable[PaperRecord | BadRecord]]) -> None:
     """Import, let the search index take the papers up, and tell what happened."""
     from working_papers.config import load_settings
-    from working_papers.daily.importing import import_papers
-    from working_papers.database import open_database
+    from working_papers.daily.importing import import_papers, searchable
+    from working_papers.database import opened_database
 
     settings = load_settings()
     try:
@@ -130,12 +128,8 @@ def _import(source: str, asked: str, records: Callable[[Settings], Iterable[Pape
         raise  # the command was wrong: nothing was asked of the source, so there is no import to record
     except UserError as error:
         stream = map(_fail, [error])
-    engine = open_database(settings)
-    try:
-        with _progress() as show, _searchable(settings, engine) as follow:
-            report = import_papers(engine, source, asked, stream, on_batch=follow, on_progress=show)
-    finally:
-        engine.dispose()
+    with opened_database(settings) as engine, _progress() as show, searchable(settings, engine, _complain) as follow:
+        report = import_papers(engine, source, asked, stream, on_batch=follow, on_progress=show)
     sys.stdout.write(f"{report}\n")
     for bad in report.rejected[:SHOWN_REJECTIONS]:
         sys.stdout.write(f"  {bad}\n")
@@ -143,35 +137,13 @@ def _import(source: str, asked: str, records: Callable[[Settings], Iterable[Pape
         sys.stdout.write(f"  and {report.rejected_count - SHOWN_REJECTIONS:,} more; the status page lists them\n")
 
 
+def _complain(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
 def _fail(error: UserError) -> PaperRecord:
     """A source that fails at once fails within the import, so that the import's row tells of it."""
     raise error
-
-
-@contextmanager
-def _searchable(settings: Settings, engine: Engine) -> Iterator[Callable[[object], None] | None]:
-    """Let the index take papers in beside the import; a damaged index does not undo an import."""
-    from contextlib import ExitStack, closing
-
-    from working_papers.daily.search import IndexDamaged, SearchIndex
-
-    damaged = "the papers are imported, but cannot be searched yet: {}\n"
-    with ExitStack() as stack:
-        try:
-            index = stack.enter_context(closing(SearchIndex.open(settings)))
-            follow = stack.enter_context(index.following(engine))
-        except IndexDamaged as error:
-            sys.stderr.write(damaged.format(error))
-            yield None
-            return
-
-        def take_in(_: object = None) -> None:
-            follow()
-
-        try:
-            yield take_in
-        finally:
-            take_in()  # also what an earlier import, killed in between, has left behind
 
 
 @contextmanager

@@ -59,11 +59,10 @@ def search(
     from working_papers.config import load_settings
     from working_papers.daily.search import SearchIndex
     from working_papers.daily.search.catalogue import by_numbers
-    from working_papers.database import open_database
+    from working_papers.database import opened_database
 
     settings = load_settings()
-    engine = open_database(settings)
-    with closing(SearchIndex.open(settings)) as index:
+    with opened_database(settings) as engine, closing(SearchIndex.open(settings)) as index:
         index.catch_up(engine)
         text = " ".join(query)
         result = index.search(text, limit=limit, days=days, categories=topic)
@@ -108,10 +107,9 @@ def rebuild() -> None:
     """Build the index again from the database; vectors of unchanged papers are kept."""
     from working_papers.config import load_settings
     from working_papers.daily.search import rebuild as rebuild_index
-    from working_papers.database import open_database
+    from working_papers.database import opened_database
 
     settings = load_settings()
-    engine = open_database(settings)
     shown = sys.stderr.isatty()
 
     def progress(count: int) -> None:
@@ -119,7 +117,8 @@ def rebuild() -> None:
             sys.stderr.write(f"\r{count:,} papers")
             sys.stderr.flush()
 
-    count = rebuild_index(engine, settings, progress=progress)
+    with opened_database(settings) as engine:
+        count = rebuild_index(engine, settings, progress=progress)
     sys.stderr.write("\r" if shown else "")
     sys.stdout.write(
         f"{count:,} papers indexed in {settings.index_folder}\n" if count else "no papers yet; the index is empty\n"
@@ -132,13 +131,13 @@ def embed() -> None:
 
     from working_papers.config import load_settings
     from working_papers.daily.search import SearchIndex, embed_pending
-    from working_papers.database import open_database
+    from working_papers.database import opened_database
 
     settings = load_settings()
-    engine = open_database(settings)
-    with closing(SearchIndex.open(settings)) as index:
-        index.catch_up(engine)
-    done = embed_pending(engine, settings, progress=_printer(sys.stderr.isatty()))
+    with opened_database(settings) as engine:
+        with closing(SearchIndex.open(settings)) as index:
+            index.catch_up(engine)
+        done = embed_pending(engine, settings, progress=_printer(sys.stderr.isatty()))
     sys.stdout.write(f"{done:,} papers embedded; none waits\n")
 
 

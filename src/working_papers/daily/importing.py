@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, insert, update
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +16,9 @@ from working_papers.daily.models import ImportRejectionRow, ImportRow
 from working_papers.daily.records import BadRecord, PaperRecord
 from working_papers.database import now, reason
 from working_papers.errors import UserError
+
+if TYPE_CHECKING:
+    from working_papers.config import Settings
 
 BATCH = 5000
 """Records a transaction: large enough that commits cost little, small enough to hold in memory and to lose."""
@@ -223,3 +226,37 @@ class _Importer:
         # A database that broke during the import breaks here again; the first message is the one to show.
         with suppress(DBAPIError) if error else nullcontext(), self.engine.begin() as connection:
             connection.execute(update(ImportRow).where(ImportRow.id == self.report.number).values(**values))
+
+
+@contextmanager
+def searchable(
+    settings: Settings, engine: Engine, complain: Callable[[str], None]
+) -> Iterator[Callable[[object], None] | None]:
+    """Let the search index take papers in beside an import; a damaged index does not undo an import.
+
+    Args:
+        settings: name the index.
+        engine: the database.
+        complain: told in a sentence when the index cannot take papers in.
+
+    Yields:
+        What `import_papers` wants as `on_batch`; None without a usable index.
+    """
+    from working_papers.daily.search import IndexDamaged, SearchIndex
+
+    with ExitStack() as stack:
+        try:
+            index = stack.enter_context(closing(SearchIndex.open(settings)))
+            follow = stack.enter_context(index.following(engine))
+        except IndexDamaged as error:
+            complain(f"the papers are imported, but cannot be searched yet: {error}")
+            yield None
+            return
+
+        def take_in(_: object = None) -> None:
+            follow()
+
+        try:
+            yield take_in
+        finally:
+            take_in()  # also what an earlier import, killed in between, has left behind
