@@ -10,8 +10,10 @@ import working_papers.bench.store
 import working_papers.daily.accounts.models
 import working_papers.daily.community.models
 import working_papers.daily.digest.models
+import working_papers.daily.ingest
 import working_papers.daily.mail.models
-import working_papers.daily.models  # noqa: F401 - all are imported for their tables
+import working_papers.daily.models
+import working_papers.daily.schedule  # noqa: F401 - all are imported for their tables
 from working_papers.config import load_settings
 from working_papers.database import Base, open_database
 

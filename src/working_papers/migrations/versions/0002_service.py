@@ -28,6 +28,7 @@ def upgrade() -> None:
     _community()
     _mail_and_digest()
     _jobs()
+    _schedule()
 
 
 def _accounts() -> None:
@@ -211,9 +212,33 @@ def _jobs() -> None:
     op.create_index("ix_shared_runs_slug_id", "shared_runs", ["slug", "id"])
 
 
+def _schedule() -> None:
+    op.create_table(
+        "scheduled_tasks",
+        sa.Column("task", sa.String(40), primary_key=True),
+        sa.Column("day", sa.Date(), primary_key=True),
+        sa.Column("holder", sa.Text(), nullable=False),
+        moment("beat", needed=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        moment("due"),
+        moment("finished"),
+        sa.Column("error", sa.Text()),
+    )
+    op.create_table(
+        "ingest_places",
+        sa.Column("source", sa.String(10), primary_key=True),
+        sa.Column("part", sa.String(40), primary_key=True),
+        sa.Column("through", sa.Date(), nullable=False),
+        sa.Column("token", sa.Text()),
+        moment("updated", needed=True),
+    )
+
+
 def downgrade() -> None:
     """Remove the tables."""
     for table in (
+        "ingest_places",
+        "scheduled_tasks",
         "shared_runs",
         "jobs",
         "digest_issues",
