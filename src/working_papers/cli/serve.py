@@ -74,10 +74,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _run(settings: Settings, listener: socket.socket) -> None:
     """Bring the catalogue and the index up to date, then serve until stopped."""
+    from working_papers.cli.logs import configure_logs
     from working_papers.daily.catalogue import sync_rooms
     from working_papers.daily.search import start_background
     from working_papers.database import open_database
 
+    configure_logs(settings)
     engine = open_database(settings)
     sync_rooms(engine)
     _catch_up(settings, engine)
@@ -99,7 +101,7 @@ def _run(settings: Settings, listener: socket.socket) -> None:
 
     config = uvicorn.Config(
         create_app(settings),
-        log_level="warning",
+        log_config=None,  # its lines go the way of all others
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_SECONDS,

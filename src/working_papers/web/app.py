@@ -19,7 +19,9 @@ from starlette.responses import JSONResponse, Response
 from working_papers.bench.rooms import rooms as all_rooms
 from working_papers.database import open_database
 from working_papers.errors import UserError
+from working_papers.web import metrics
 from working_papers.web.contexts import ErrorPage
+from working_papers.web.metrics import Metrics, Watched
 from working_papers.web.middleware import SECURITY_HEADERS, Head, Headers
 from working_papers.web.rendering import environment
 from working_papers.web.routes import feed, papers, rooms, search, static, status
@@ -67,11 +69,13 @@ def create_app(settings: Settings, found: Mapping[str, Room] | None = None) -> F
         redirect_slashes=True,
     )
     app.state.settings = settings
-    for family in (feed, rooms, search, status, static, papers):
+    app.state.metrics = Metrics()
+    for family in (feed, rooms, search, status, metrics, static, papers):
         app.include_router(family.router)
     app.add_middleware(GZipMiddleware, minimum_size=800, compresslevel=5)
     app.add_middleware(Head)
     app.add_middleware(Headers)
+    app.add_middleware(Watched, metrics=app.state.metrics)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _unusable)
     app.add_exception_handler(DBAPIError, _database_error)
