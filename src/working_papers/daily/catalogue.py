@@ -40,7 +40,7 @@ PAPERS: Table = PaperRow.__table__  # type: ignore[assignment]
 TOPICS: Table = PaperTopicRow.__table__  # type: ignore[assignment]
 
 ROOM = "room"
-AUTHORITY = {ROOM: 0, "bibtex": 1, "page": 2, "hf": 3, "jsonl": 4, "arxiv": 4}
+AUTHORITY = {ROOM: 0, "submission": 1, "bibtex": 1, "page": 2, "hf": 3, "jsonl": 4, "arxiv": 4}
 """Which source is believed where two describe one paper; the weaker one only fills gaps. Counts are always taken."""
 
 LARGEST_COUNT = 2**31 - 1

@@ -14,19 +14,33 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from working_papers.bench.rooms import rooms as all_rooms
 from working_papers.database import open_database
 from working_papers.errors import UserError
 from working_papers.web import metrics
 from working_papers.web.contexts import ErrorPage
+from working_papers.web.limits import Limiter
 from working_papers.web.metrics import Metrics, Watched
-from working_papers.web.middleware import SECURITY_HEADERS, Head, Headers
+from working_papers.web.middleware import SECURITY_HEADERS, Bodies, Head, Headers
+from working_papers.web.parameters import address
 from working_papers.web.rendering import environment
-from working_papers.web.routes import feed, papers, rooms, search, static, status
+from working_papers.web.routes import (
+    accounts,
+    community,
+    feed,
+    papers,
+    rooms,
+    runs,
+    search,
+    static,
+    status,
+    subscriptions,
+)
 from working_papers.web.site import Site, html
 from working_papers.web.verdicts import Rooms
+from working_papers.web.visitors import SignInNeeded, back, here
 
 if TYPE_CHECKING:
     from working_papers.bench.rooms import Room
@@ -70,12 +84,15 @@ def create_app(settings: Settings, found: Mapping[str, Room] | None = None) -> F
     )
     app.state.settings = settings
     app.state.metrics = Metrics()
-    for family in (feed, rooms, search, status, metrics, static, papers):
+    app.state.limiter = Limiter()
+    for family in (feed, rooms, search, status, metrics, static, accounts, subscriptions, runs, community, papers):
         app.include_router(family.router)
     app.add_middleware(GZipMiddleware, minimum_size=800, compresslevel=5)
     app.add_middleware(Head)
+    app.add_middleware(Bodies)
     app.add_middleware(Headers)
     app.add_middleware(Watched, metrics=app.state.metrics)
+    app.add_exception_handler(SignInNeeded, _sign_in_needed)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _unusable)
     app.add_exception_handler(DBAPIError, _database_error)
@@ -98,6 +115,13 @@ def _http_error(request: Request, error: Exception) -> Response:
         response = _error(request, status, phrase, said if said != phrase else "This request cannot be answered.")
     response.headers.update(error.headers or {})
     return response
+
+
+def _sign_in_needed(request: Request, error: Exception) -> Response:
+    if request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", ""):
+        return JSONResponse({"error": "sign in, or send a token of this site"}, 401, {"WWW-Authenticate": "Bearer"})
+    target = here(request) if request.method == "GET" else back(request)
+    return RedirectResponse(address("/sign-in", next=target if target != "/" else ""), 303)
 
 
 def _unusable(request: Request, error: Exception) -> Response:
@@ -136,7 +160,8 @@ def _own_error(request: Request, _error_: Exception) -> Response:
 
 def _error(request: Request, status: int, heading: str, *sentences: str) -> Response:
     """An error in the form that was asked for."""
-    if request.url.path.endswith(".json") or request.url.path == "/healthz":
+    path = request.url.path
+    if path.endswith(".json") or path.startswith("/api/") or path == "/healthz":
         return JSONResponse({"error": " ".join(sentences)}, status)
     settings: Settings = request.app.state.settings
     page = ErrorPage(

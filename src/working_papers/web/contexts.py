@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+    from working_papers.bench.jobs import Job
+    from working_papers.daily.accounts.accounts import Account
+    from working_papers.daily.accounts.sessions import Session
+    from working_papers.daily.accounts.tokens import ApiToken
     from working_papers.daily.catalogue import StoredImport
+    from working_papers.daily.community.saved_searches import SavedSearch
+    from working_papers.daily.digest.subscriptions import Subscription, Wish
+    from working_papers.daily.mail.queue import Mail
     from working_papers.daily.records import BadRecord
     from working_papers.daily.search import IndexStatus
     from working_papers.web.papers import PaperView
     from working_papers.web.verdicts import Figure, RoomView, State
+    from working_papers.web.visitors import Visitor
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Page:
         query: what stands in the search box.
         notices: what was left out of the request, and other things to say above the page.
         alternates: other forms of the page.
+        visitor: who looks; None on pages that are made when nobody can be looked up.
+        here: the page's own address with its parameters, for coming back to it.
     """
 
     template: ClassVar[str]
@@ -51,6 +61,13 @@ class Page:
     query: str = ""
     notices: tuple[str, ...] = ()
     alternates: tuple[Alternate, ...] = ()
+    visitor: Visitor | None = None
+    here: str = "/"
+
+    @property
+    def account(self) -> Account | None:
+        """Who is signed in."""
+        return self.visitor.account if self.visitor else None
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,38 @@ class PaperPage(Page):
     bibtex: str
     runs: tuple[RunView, ...]
     meta: tuple[tuple[str, str], ...]
+    comments: tuple[CommentView, ...]
+    jobs: tuple[Job, ...]
+    shared: tuple[SharedView, ...]
+
+
+@dataclass(frozen=True)
+class CommentView:
+    """A comment as readers see it, and what the present one may do with it."""
+
+    id: int
+    author: str
+    created: dt.datetime
+    edited: dt.datetime | None
+    hidden: bool
+    html: Markup
+    own: bool
+
+
+@dataclass(frozen=True)
+class SharedView:
+    """A run that was made on another machine."""
+
+    id: int
+    sent_by: str
+    received: dt.datetime
+    made: dt.datetime
+    scale: str
+    state: State
+    summary: str
+    same_code: bool
+    machine: str
+    versions: str
 
 
 @dataclass(frozen=True)
@@ -201,6 +250,7 @@ class SearchPage(Page):
     verdict: str
     pages: Pager
     shown_from: int
+    savable: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,3 +280,169 @@ class ErrorPage(Page):
     status: int
     heading: str
     sentences: tuple[str, ...] = field(default=())
+    more: tuple[str, str] = ("/", "To the front page")
+
+
+# Accounts ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignInPage(Page):
+    """Asks for an address, or says that the link is on its way."""
+
+    template: ClassVar[str] = "sign_in.html"
+
+    next: str
+    sent_to: str
+    problem: str
+    given: str
+    outbox: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignInLinkPage(Page):
+    """Where a link leads."""
+
+    template: ClassVar[str] = "sign_in_link.html"
+
+    token: str
+    next: str
+    email: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountPage(Page):
+    """One's own account."""
+
+    template: ClassVar[str] = "account.html"
+
+    this_session: int | None
+    sessions: tuple[Session, ...]
+    tokens: tuple[ApiToken, ...]
+    new_token: str
+    problem: str
+    searches: tuple[SavedSearch, ...]
+    subscription: Subscription | None
+
+
+@dataclass(frozen=True)
+class MailView:
+    """A file of the outbox."""
+
+    name: str
+    to: str
+    subject: str
+    date: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutboxPage(Page):
+    """E-mails, for administrators."""
+
+    template: ClassVar[str] = "outbox.html"
+
+    server: str
+    folder: str
+    files: tuple[MailView, ...]
+    mails: tuple[Mail, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MailPage(Page):
+    """One e-mail of the outbox."""
+
+    template: ClassVar[str] = "mail.html"
+
+    name: str
+    headers: tuple[tuple[str, str], ...]
+    text: str
+    has_html: bool
+
+
+# What accounts do -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommentPage(Page):
+    """Changes a comment."""
+
+    template: ClassVar[str] = "comment.html"
+
+    comment_id: int
+    body: str
+    problem: str
+    paper: PaperView
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitPage(Page):
+    """Brings a paper."""
+
+    template: ClassVar[str] = "submit.html"
+
+    problem: str
+    by_hand: bool
+    given: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestPage(Page):
+    """Subscribes, or changes a subscription."""
+
+    template: ClassVar[str] = "digest.html"
+
+    wish: Wish
+    email: str
+    secret: str
+    problem: str
+    choice: tuple[tuple[str, tuple[str, ...]], ...]
+    searches: tuple[SavedSearch, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigestActionPage(Page):
+    """A button or a sentence: confirm, unsubscribe, and what came of it."""
+
+    template: ClassVar[str] = "digest_action.html"
+
+    heading: str
+    sentence: str
+    action: str
+    label: str
+
+
+# Runs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A run that was asked for."""
+
+    job: Job
+    title: str
+    href: str
+    asked_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobsPage(Page):
+    """Runs that were asked for."""
+
+    template: ClassVar[str] = "jobs.html"
+
+    jobs: tuple[JobView, ...]
+    rooms: tuple[RoomView, ...]
+    pages: Pager
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage(Page):
+    """One of them, while it runs and afterwards."""
+
+    template: ClassVar[str] = "job.html"
+
+    view: JobView
+    run: RunView | None
+    figure: str
+    summary: str

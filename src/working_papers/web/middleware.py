@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers as RequestHeaders
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; font-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -47,6 +50,40 @@ class Headers:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+LARGEST_BODY = 2**20
+LARGEST_BODIES = {"/api/v1/shared-runs": 6 * 2**20}
+"""Bytes that a request may bring; records of runs may be larger than forms."""
+
+
+class Bodies:
+    """Refuses requests that bring more than any of them needs, before it is all read."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        most = LARGEST_BODIES.get(scope["path"], LARGEST_BODY)
+        length = RequestHeaders(scope=scope).get("content-length", "")
+        if length.isdecimal() and int(length) > most:
+            answer = PlainTextResponse(f"A request to this address may bring at most {most:,} bytes.\n", 413)
+            await answer(scope, receive, send)
+            return
+        got = 0
+
+        async def limited() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > most:
+                raise HTTPException(413, f"A request to this address may bring at most {most:,} bytes.")
+            return message
+
+        await self.app(scope, limited, send)
 
 
 class Head:

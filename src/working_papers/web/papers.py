@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import select
 
 from working_papers.daily.catalogue import COLUMNS, PAPERS, TOPICS, StoredPaper, papers_by_numbers, stored_paper
+from working_papers.daily.community.activity import NOTHING, Activity, activity_of, voted_by
 from working_papers.database import reading
 from working_papers.web.text import lead
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from working_papers.daily.accounts.accounts import Account
     from working_papers.web.verdicts import Rooms, RoomView
 
 NAMES_IN_LISTS = 3
@@ -28,10 +30,19 @@ LIKE_WORDS = 8
 
 @dataclass(frozen=True)
 class PaperView:
-    """A paper with its room, if it has one."""
+    """A paper with its room, if it has one, and what readers here have done with it.
+
+    Attributes:
+        stored: its row of the catalogue.
+        room: its room.
+        activity: votes and comments.
+        voted: whether the present reader votes for it.
+    """
 
     stored: StoredPaper
     room: RoomView | None
+    activity: Activity = NOTHING
+    voted: bool = False
 
     @property
     def id(self) -> str:
@@ -132,12 +143,16 @@ class PaperView:
             "published": self.published,
             "day": self.stored.day,
             "topics": list(self.topics),
+            "votes": self.activity.votes,
+            "comments": self.activity.comments,
+            "submitted_by": self.activity.submitted_by,
             "summary": self.summary,
             "abstract": self.abstract,
             "venue": self.venue,
             "doi": self.doi or None,
             "url": self.link or None,
-            "comments": self.stored.comment_count,
+            "votes_elsewhere": self.stored.upvotes,
+            "comments_elsewhere": self.stored.comment_count,
             "page": self.href,
             "room": None if room is None else room_json(room),
         }
@@ -166,6 +181,15 @@ def room_json(room: RoomView, *, full: bool = False) -> dict[str, Any]:
 def with_rooms(papers: Iterable[StoredPaper], rooms: Rooms) -> tuple[PaperView, ...]:
     """The papers, each with its room."""
     return tuple(PaperView(paper, rooms.get(paper.room)) for paper in papers)
+
+
+def with_activity(engine: Engine, papers: Iterable[PaperView], reader: Account | None) -> tuple[PaperView, ...]:
+    """The papers with votes and comments, in two or three queries for all of them."""
+    views = tuple(papers)
+    numbers = [view.stored.number for view in views]
+    found = activity_of(engine, numbers)
+    mine = voted_by(engine, reader.id, numbers) if reader is not None else set()
+    return tuple(replace(view, activity=found[view.stored.number], voted=view.stored.number in mine) for view in views)
 
 
 # Queries ----------------------------------------------------------------------------------------------------------

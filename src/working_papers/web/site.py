@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 
 from working_papers.bench.paper import TOPICS
 from working_papers.daily.catalogue import StoredPaper, list_topics, papers_by_numbers, papers_of_rooms
+from working_papers.daily.community.trending import ranking
 from working_papers.daily.search import IndexDamaged, SearchIndex
 from working_papers.errors import UserError
 from working_papers.web.contexts import Page, Tally, TopicChoice
@@ -38,6 +39,9 @@ SIMILAR_SECONDS = 600.0
 
 SIMILAR_KEPT = 10_000
 
+TRENDING_SECONDS = 20.0
+"""How long what trends may lag behind votes; the counts themselves never do."""
+
 RETRY_SECONDS = 5.0
 """How often a damaged index is tried again."""
 
@@ -58,6 +62,10 @@ class Site:
         self._similar: dict[int, tuple[float, list[int]]] = {}
         self._topics: list[str] = []
         self._topics_read = float("-inf")
+        self.closing = False
+        self.watchers = 0
+        self._trending: list[tuple[int, float]] = []
+        self._trending_read = float("-inf")
 
     # The search index -------------------------------------------------------------------------------------------------
 
@@ -95,6 +103,7 @@ class Site:
 
     def close(self) -> None:
         """Let go of the index and the database."""
+        self.closing = True
         if self._index is not None:
             self._index.close()
             self._index = None
@@ -116,6 +125,13 @@ class Site:
                 self._similar.clear()
             known = self._similar[paper.number] = (time.monotonic() + SIMILAR_SECONDS, [hit.number for hit in hits])
         return papers_by_numbers(self.engine, known[1])
+
+    def trending(self) -> list[tuple[int, float]]:
+        """What trends, with scores."""
+        if time.monotonic() - self._trending_read > TRENDING_SECONDS:
+            self._trending = ranking(self.engine)
+            self._trending_read = time.monotonic()
+        return self._trending
 
     # What several pages show ------------------------------------------------------------------------------------------
 
@@ -158,7 +174,14 @@ class Site:
             path: the address by which the page should be known; the one asked for by default.
         """
         shown = quote(request.url.path, safe="/") if path is None else path
-        return {"site_name": self.settings.site_name, "canonical": self.absolute(request, shown)}
+        from working_papers.web.visitors import here, visitor_of
+
+        return {
+            "site_name": self.settings.site_name,
+            "canonical": self.absolute(request, shown),
+            "visitor": visitor_of(request),
+            "here": here(request) if request.method == "GET" else shown,
+        }
 
 
 def site_of(request: Request) -> Site:
@@ -167,18 +190,20 @@ def site_of(request: Request) -> Site:
     return site
 
 
-def html(request: Request, page: Page, status: int = 200) -> Response:
-    """A page, or 304 where the reader has it already."""
+def html(request: Request, page: Page, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A page, or 304 where the reader has it already; answers to forms are not kept."""
+    from working_papers.web.visitors import finish
+
     body = render(page).encode("utf-8", "replace")
-    if status != 200:
-        return HTMLResponse(body, status, headers={"Cache-Control": "no-store"})
-    return cached(request, body, "text/html; charset=utf-8")
+    if status != 200 or headers is not None or request.method != "GET":
+        return finish(request, HTMLResponse(body, status, headers={"Cache-Control": "no-store", **(headers or {})}))
+    return finish(request, cached(request, body, "text/html; charset=utf-8"))
 
 
 def cached(request: Request, body: bytes, media_type: str) -> Response:
     """A response that the reader may keep but must ask about."""
     tag = f'W/"{hashlib.sha256(body).hexdigest()[:20]}"'
-    headers = {"Cache-Control": "no-cache", "ETag": tag, "Vary": "Accept-Encoding"}
+    headers = {"Cache-Control": "no-cache", "ETag": tag, "Vary": "Accept-Encoding, Cookie"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)

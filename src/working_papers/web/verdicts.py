@@ -428,6 +428,11 @@ class Rooms:
         self._checked = float("-inf")
         self._lock = threading.Lock()
 
+    @property
+    def installed(self) -> Mapping[str, Room]:
+        """The rooms themselves, by slug."""
+        return self._found
+
     def __iter__(self) -> Iterator[RoomView]:
         self._refresh()
         return iter(list(self._views.values()))

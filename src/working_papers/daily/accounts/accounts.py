@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,17 +85,10 @@ def make_account(engine: Engine, email: str, name: str | None = None, administra
         found = _by_email(connection, email)
         if found is None:
             values = {"email": email, "name": shown, "administrator": administrator, "created": now()}
-            try:
-                with connection.begin_nested():
-                    connection.execute(insert(AccountRow).values(**values))
-            except IntegrityError:  # two first sign-ins at once
-                pass_over = True
-            else:
-                pass_over = False
+            with suppress(IntegrityError), connection.begin_nested():  # two first sign-ins at once
+                connection.execute(insert(AccountRow).values(**values))
             found = _by_email(connection, email)
             assert found is not None
-            if not pass_over:
-                return _account(found)
         if found.closed is not None:
             raise UserError(f"the account of {email} is closed")
         changes: dict[str, Any] = {}

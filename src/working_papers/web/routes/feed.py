@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import datetime as dt
-from xml.sax.saxutils import escape
+from collections.abc import Sequence
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from working_papers.daily.catalogue import paper_count
+from working_papers.daily.catalogue import StoredPaper, paper_count
+from working_papers.daily.community.trending import trending
 from working_papers.daily.feed import Period, feed, period_of
 from working_papers.web.bibtex import bibtex
 from working_papers.web.contexts import Alternate, FeedPage, HomePage, Pager
-from working_papers.web.papers import PaperView, latest_papers, with_rooms
+from working_papers.web.feeds import atom
+from working_papers.web.papers import PaperView, latest_papers, with_activity, with_rooms
 from working_papers.web.parameters import Parameters, address
 from working_papers.web.rendering import long_date
 from working_papers.web.site import Site, cached, html, json, site_of
 from working_papers.web.verdicts import State
+from working_papers.web.visitors import visitor_of
 
 PAGE = 30
 """Papers on a page of the feed."""
@@ -27,7 +30,8 @@ HOME_TESTED = 6
 DEEPEST_PAGE = 300
 """Pages of the newest papers that can be turned; what is older is found by day, week or month."""
 
-PERIODS = ("", "day", "week", "month")
+TRENDING = "trending"
+PERIODS = ("", TRENDING, "day", "week", "month")
 
 ORDER = list(State)
 
@@ -57,7 +61,7 @@ def home(request: Request) -> Response:
         tally=site.tally(),
         tiles=tuple(rooms),
         tested=tuple(papers[room.slug] for room in newest[:HOME_TESTED]),
-        papers=with_rooms(latest, site.rooms),
+        papers=_views(request, latest),
         topics=site.topic_choice(""),
         paper_count=paper_count(site.engine),
     )
@@ -95,35 +99,22 @@ def feed_bibtex(request: Request) -> Response:
 def feed_atom(request: Request) -> Response:
     """The same papers as an Atom feed (RFC 4287)."""
     site, page = site_of(request), _page(request)
-    updated = max((paper.date for paper in page.papers), default=dt.date(2000, 1, 1))
-    here = site.absolute(request, address("/feed.atom", topic=page.topics.chosen, period=page.period, start=page.start))
-    parts = [
-        '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">\n',
-        f"<title>{_xml(site.settings.site_name)}: {_xml(page.heading)}</title>\n<id>{_xml(here)}</id>\n",
-        f'<link rel="self" href="{_xml(here)}"/>\n<link href="{_xml(page.canonical)}"/>\n',
-        f"<updated>{updated.isoformat()}T00:00:00Z</updated>\n<author><name>{_xml(site.settings.site_name)}</name></author>\n",
-        *(_atom_entry(site.absolute(request, paper.href), paper) for paper in page.papers),
-        "</feed>\n",
-    ]
-    return cached(request, "".join(parts).encode(), "application/atom+xml; charset=utf-8")
-
-
-def _xml(text: str) -> str:
-    """Escaped, without the characters that XML cannot hold."""
-    kept = "".join(character for character in text if character >= " " or character in "\t\n")
-    return escape(kept, {'"': "&quot;"})
-
-
-def _atom_entry(link: str, paper: PaperView) -> str:
-    authors = "".join(f"<author><name>{_xml(name)}</name></author>" for name in paper.authors)
-    verdict = f"{paper.room.state.word}: {paper.room.finding}\n\n" if paper.room and paper.room.record else ""
-    topics = "".join(f'<category term="{_xml(topic)}"/>' for topic in paper.topics)
-    moment = f"{paper.date.isoformat()}T00:00:00Z"
-    return (
-        f'<entry><title>{_xml(paper.title)}</title><id>{_xml(link)}</id><link href="{_xml(link)}"/>'
-        f"<published>{moment}</published><updated>{moment}</updated>{authors}{topics}"
-        f"<summary>{_xml(verdict + (paper.summary or paper.abstract))}</summary></entry>\n"
+    given = {"topic": page.topics.chosen, "period": page.period, "start": page.start}
+    return atom(
+        request,
+        site,
+        heading=page.heading,
+        here=address("/feed.atom", **given, page=_number(request)),
+        page=address("/feed", **given),
+        papers=page.papers,
+        older=page.pages.older.replace("/feed?", "/feed.atom?", 1),
+        newer=page.pages.newer.replace("/feed?", "/feed.atom?", 1),
     )
+
+
+def _number(request: Request) -> int | str:
+    number = Parameters(request.query_params).page(DEEPEST_PAGE)
+    return number if number > 1 else ""
 
 
 def _page(request: Request) -> FeedPage:
@@ -138,7 +129,12 @@ def _page(request: Request) -> FeedPage:
 
     total: int | None = None
     periods = Pager("", "", "", "")
-    if period:
+    if period == TRENDING:
+        start = None
+        stored = trending(site.engine, PAGE + 1, offset, topic or None, ranked=site.trending())
+        more, stored = len(stored) > PAGE and number < DEEPEST_PAGE, stored[:PAGE]
+        heading = "Trending papers"
+    elif period:
         chosen: Period = "day" if period == "day" else "week" if period == "week" else "month"
         found = feed(site.engine, chosen, start, topic or None, PAGE, offset)
         stored, total, start = found.papers, found.total, found.first_day
@@ -171,13 +167,18 @@ def _page(request: Request) -> FeedPage:
         heading=heading,
         period=period,
         start=start,
-        papers=with_rooms(stored, site.rooms),
+        papers=_views(request, stored),
         total=total,
         topics=site.topic_choice(topic),
         periods=periods,
         pages=pages,
         shown_from=offset + 1,
     )
+
+
+def _views(request: Request, papers: Sequence[StoredPaper]) -> tuple[PaperView, ...]:
+    site = site_of(request)
+    return with_activity(site.engine, with_rooms(papers, site.rooms), visitor_of(request).account)
 
 
 def _alternates(

@@ -11,16 +11,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from working_papers.bench.jobs import list_jobs
 from working_papers.bench.store import FAILED, Run
 from working_papers.daily.catalogue import StoredPaper, get_paper
 from working_papers.database import reading
 from working_papers.web.bibtex import bibtex
+from working_papers.web.community import comment_views, shared_views
 from working_papers.web.contexts import Alternate, PaperPage, RunView
 from working_papers.web.middleware import FIGURE_POLICY
-from working_papers.web.papers import PaperView, room_json, with_rooms
+from working_papers.web.papers import PaperView, room_json, with_activity, with_rooms
 from working_papers.web.site import Site, cached, file_response, html, json, site_of
 from working_papers.web.text import lead
 from working_papers.web.verdicts import State, figure_of
+from working_papers.web.visitors import visitor_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,8 +42,8 @@ router = APIRouter(include_in_schema=False)
 @router.get("/papers/{paper_id:path}/runs/{run_id:int}.svg")
 def run_figure(request: Request, paper_id: str, run_id: int) -> Response:
     """The figure of a run of this installation."""
-    paper = _found(site_of(request), paper_id)
-    file = _run_figure(site_of(request), paper.room.slug, run_id) if paper.room else None
+    paper = found_paper(site_of(request), paper_id)
+    file = run_figure_file(site_of(request), paper.room.slug, run_id) if paper.room else None
     if file is None:
         raise HTTPException(404, f"There is no figure of a run {run_id} of this paper.")
     return _figure(request, file)
@@ -49,7 +52,7 @@ def run_figure(request: Request, paper_id: str, run_id: int) -> Response:
 @router.get("/papers/{paper_id:path}/figure.svg")
 def figure(request: Request, paper_id: str) -> Response:
     """The figure of the reference verdict."""
-    paper = _found(site_of(request), paper_id)
+    paper = found_paper(site_of(request), paper_id)
     if paper.room is None or paper.room.figure is None:
         raise HTTPException(404, "This paper has no figure yet.")
     return _figure(request, paper.room.figure.file)
@@ -63,7 +66,7 @@ def _figure(request: Request, file: Path) -> Response:
 def paper_json(request: Request, paper_id: str) -> Response:
     """The paper, its claims and its whole record as JSON."""
     site = site_of(request)
-    paper = _found(site, paper_id)
+    (paper,) = with_activity(site.engine, [found_paper(site, paper_id)], None)
     content = paper.as_json()
     if paper.room is not None:
         content["room"] = room_json(paper.room, full=True)
@@ -74,7 +77,7 @@ def paper_json(request: Request, paper_id: str) -> Response:
 @router.get("/papers/{paper_id:path}.bib")
 def paper_bibtex(request: Request, paper_id: str) -> Response:
     """The paper as BibTeX."""
-    paper = _found(site_of(request), paper_id)
+    paper = found_paper(site_of(request), paper_id)
     return cached(request, bibtex([paper]).encode(), "application/x-bibtex; charset=utf-8")
 
 
@@ -82,9 +85,10 @@ def paper_bibtex(request: Request, paper_id: str) -> Response:
 def paper_page(request: Request, paper_id: str) -> Response:
     """The page of one paper; other ids of it (a room's slug, a version, an older id) lead there."""
     site = site_of(request)
-    paper = _found(site, paper_id)
+    paper = found_paper(site, paper_id)
     if paper.id != paper_id:
         return RedirectResponse(paper.href, 308)
+    (paper,) = with_activity(site.engine, [paper], visitor_of(request).account)
     room = paper.room
     about = room.finding if room and room.record else paper.lead
     page = PaperPage(
@@ -101,11 +105,19 @@ def paper_page(request: Request, paper_id: str) -> Response:
         bibtex=bibtex([paper]),
         runs=_runs(site, paper) if room and room.runnable else (),
         meta=tuple(_citation(paper)),
+        comments=comment_views(site.engine, paper.stored.number, visitor_of(request).account),
+        jobs=tuple(list_jobs(site.engine, slug=room.slug, active=True)) if room and room.runnable else (),
+        shared=shared_views(site.engine, room.slug) if room and room.runnable else (),
     )
     return html(request, page)
 
 
-def _found(site: Site, paper_id: str) -> PaperView:
+def found_paper(site: Site, paper_id: str) -> PaperView:
+    """The paper with that id, or with an older id, or of the room with that slug.
+
+    Raises:
+        HTTPException: 404 when there is none.
+    """
     stored: StoredPaper | None = get_paper(site.engine, paper_id) if paper_id else None
     if stored is None:
         room = site.rooms.by_key(paper_id)
@@ -160,7 +172,7 @@ def _runs(site: Site, paper: PaperView) -> tuple[RunView, ...]:
         answer = run.record.get("answer") if run.record else None
         state = State(answer) if answer in set(State) else None
         outcome = state.value if state else "could not run" if run.status == FAILED else run.status
-        file = _run_figure(site, slug, run.id)
+        file = run_figure_file(site, slug, run.id)
         views.append(
             RunView(
                 id=run.id,
@@ -176,6 +188,7 @@ def _runs(site: Site, paper: PaperView) -> tuple[RunView, ...]:
     return tuple(views)
 
 
-def _run_figure(site: Site, slug: str, run_id: int) -> Path | None:
+def run_figure_file(site: Site, slug: str, run_id: int) -> Path | None:
+    """The figure of a run of this installation, if it has one."""
     file = site.settings.figures_folder / quote(slug, safe="") / f"{run_id}.svg"
     return file if file.is_file() else None

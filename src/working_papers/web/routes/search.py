@@ -11,13 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from working_papers.daily.catalogue import papers_by_numbers
+from working_papers.daily.community.saved_searches import PARAMETERS
 from working_papers.daily.search import IndexDamaged, SearchResult
-from working_papers.web.contexts import Found, Pager, SearchPage
-from working_papers.web.papers import PaperView, numbers_of_rooms, search_titles, with_rooms
+from working_papers.web.bibtex import bibtex
+from working_papers.web.contexts import Alternate, Found, Pager, SearchPage
+from working_papers.web.feeds import atom
+from working_papers.web.limits import limit
+from working_papers.web.papers import PaperView, numbers_of_rooms, search_titles, with_activity, with_rooms
 from working_papers.web.parameters import Parameters, address
-from working_papers.web.site import Site, html, json, site_of
+from working_papers.web.site import Site, cached, html, json, site_of
 from working_papers.web.text import highlighted, snippet
 from working_papers.web.verdicts import STATES
+from working_papers.web.visitors import visitor_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,6 +30,9 @@ PAGE = 20
 DEEPEST_PAGE = 50
 LONGEST_QUERY = 4_000
 """Characters of a query that are read."""
+
+SEARCHES_A_MINUTE = 120
+"""Of one client; a reader who types fast makes a few."""
 
 MARKED_WORDS = 24
 _WORD = re.compile(r"\w+")
@@ -51,6 +59,30 @@ def search_json(request: Request) -> Response:
     return json(request, content)
 
 
+@router.get("/search.bib")
+def search_bibtex(request: Request) -> Response:
+    """What was found as BibTeX."""
+    papers = [each.paper for each in _page(request).found]
+    return cached(request, bibtex(papers).encode(), "application/x-bibtex; charset=utf-8")
+
+
+@router.get("/search.atom")
+def search_atom(request: Request) -> Response:
+    """What was found as an Atom feed, the newest first: for a reader that comes back every day."""
+    page = _page(request)
+    papers = sorted((each.paper for each in page.found), key=lambda paper: paper.date, reverse=True)
+    given = {**page.savable, "from": page.first_day, "to": page.last_day}
+    heading = f"Search: {page.query[:80]}" if page.query else "Search"
+    return atom(
+        request,
+        site_of(request),
+        heading=heading,
+        here=address("/search.atom", **given),
+        page=address("/search", **given),
+        papers=papers,
+    )
+
+
 def _page(request: Request) -> SearchPage:
     site, asked = site_of(request), Parameters(request.query_params)
     query = asked.text("q")
@@ -66,6 +98,7 @@ def _page(request: Request) -> SearchPage:
     whys: list[str] = []
     total, mode = 0, ""
     if wanted:
+        limit(request, "search", SEARCHES_A_MINUTE, 60)
         only = _only(site, runnable, verdict)
         result = _search(site, query, (first, last), topic, only, number)
         if result is not None:
@@ -78,6 +111,7 @@ def _page(request: Request) -> SearchPage:
             papers = with_rooms((paper for paper in stored if not topic or topic in paper.categories), site.rooms)
             whys = ["title"] * len(papers)
             total, mode = len(papers), "titles"
+        papers = with_activity(site.engine, papers, visitor_of(request).account)
     milliseconds = 1000 * (time.perf_counter() - started)
     words = frozenset(word.casefold() for word in _WORD.findall(query)[:MARKED_WORDS] if len(word) > 1)
     given = {
@@ -92,6 +126,13 @@ def _page(request: Request) -> SearchPage:
         **site.common(request, address("/search", **given)),
         title=f"Search: {query[:80]}" if query else "Search",
         section="search",
+        alternates=(
+            Alternate(address("/search.atom", **given), "application/atom+xml", "Atom"),
+            Alternate(address("/search.json", **given), "application/json", "JSON"),
+            Alternate(address("/search.bib", **given), "application/x-bibtex", "BibTeX"),
+        )
+        if wanted
+        else (),
         query=query,
         notices=tuple(asked.notices),
         asked=wanted,
@@ -112,6 +153,7 @@ def _page(request: Request) -> SearchPage:
             "More results",
         ),
         shown_from=(number - 1) * PAGE + 1,
+        savable={name: str(given[name]) for name in PARAMETERS if given[name]},
     )
 
 

@@ -34,3 +34,63 @@ if (navigator.clipboard) {
     frame.append(block, button);
   }
 }
+
+// A vote in place; without scripts the form does the same and comes back.
+for (const form of document.querySelectorAll("form[data-vote]")) {
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const button = form.querySelector("button");
+    button.disabled = true;
+    try {
+      const answer = await fetch(form.action, {
+        method: "POST",
+        headers: { Accept: "application/json" },
+        body: new URLSearchParams(new FormData(form)),
+      });
+      if (!answer.ok) throw new Error(String(answer.status));
+      const { votes, voted } = await answer.json();
+      button.setAttribute("aria-pressed", String(voted));
+      form.querySelector("[data-count]").textContent = votes;
+      form.action = form.action.replace(/\/(un)?vote$/, voted ? "/unvote" : "/vote");
+      button.disabled = false;
+      button.focus();
+    } catch {
+      button.disabled = false;
+      form.submit();
+    }
+  });
+}
+
+// A run that goes on: its progress as it comes, and the page anew when it has ended.
+const live = document.querySelector("[data-job][data-active]");
+if (live && "EventSource" in window) {
+  const source = new EventSource(`/runs/${live.dataset.job}/events`);
+  const stage = live.querySelector("[data-stage]");
+  source.addEventListener("job", (event) => {
+    const job = JSON.parse(event.data);
+    if (!job.active) {
+      source.close();
+      location.reload();
+      return;
+    }
+    live.querySelector("[data-status]").textContent = job.status[0].toUpperCase() + job.status.slice(1);
+    const progress = job.progress;
+    if (!progress) return;
+    stage.textContent = `: ${progress.stage}, ${progress.done} of ${progress.total} trials`;
+    const flying = progress.running.reduce((sum, trial) => sum + trial.fraction, 0);
+    live.querySelector("[data-bar]").value = progress.total ? (progress.done + flying) / progress.total : 0;
+    live.querySelector("[data-trials]").replaceChildren(
+      ...progress.running.map((trial) => {
+        const row = document.createElement("li");
+        const name = document.createElement("span");
+        name.textContent = `${trial.arm}, seed ${trial.seed}`;
+        const bar = document.createElement("progress");
+        bar.max = 1;
+        bar.value = trial.fraction;
+        row.append(name, bar);
+        return row;
+      }),
+    );
+  });
+  addEventListener("pagehide", () => source.close());
+}

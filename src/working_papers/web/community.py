@@ -1,0 +1,71 @@
+"""Comments and replications as pages show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+from sqlalchemy import select
+
+from working_papers.bench.jobs import SharedRunRow
+from working_papers.daily.accounts.accounts import accounts_by_ids
+from working_papers.daily.community.comments import list_comments
+from working_papers.daily.community.markdown import comment_html
+from working_papers.database import reading
+from working_papers.web.contexts import CommentView, SharedView
+from working_papers.web.verdicts import State
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from working_papers.daily.accounts.accounts import Account
+
+SHARED = 20
+"""Runs of other machines that a page shows, the newest."""
+
+
+def comment_views(engine: Engine, number: int, reader: Account | None) -> tuple[CommentView, ...]:
+    """A paper's comments, rendered for a reader."""
+    return tuple(
+        CommentView(
+            id=comment.id,
+            author=comment.author,
+            created=comment.created,
+            edited=comment.edited,
+            hidden=comment.hidden is not None,
+            html=Markup(comment_html(comment.body)),
+            own=reader is not None and comment.account_id == reader.id,
+        )
+        for comment in list_comments(engine, number, reader)
+    )
+
+
+def shared_views(engine: Engine, slug: str) -> tuple[SharedView, ...]:
+    """Runs of a room that were made on other machines, newest first."""
+    import datetime as dt
+
+    table = SharedRunRow
+    query = select(table.id, table.account_id, table.same_code, table.answer, table.record, table.received)
+    with reading(engine) as connection:
+        rows = connection.execute(query.where(table.slug == slug).order_by(table.id.desc()).limit(SHARED)).all()
+    names = accounts_by_ids(engine, [row.account_id for row in rows])
+    views = []
+    for row in rows:
+        record = row.record
+        machine, versions = record["machine"], record["versions"]
+        sender = names.get(row.account_id)
+        views.append(
+            SharedView(
+                id=row.id,
+                sent_by=sender.name if sender else "an account that is gone",
+                received=row.received,
+                made=dt.datetime.fromisoformat(record["date"]),
+                scale=record["scale"],
+                state=State(row.answer),
+                summary=record["summary"],
+                same_code=row.same_code,
+                machine=f"{machine.get('processor', 'a processor')}, {machine.get('system', 'a system')}",
+                versions=", ".join(f"{name} {versions[name]}" for name in ("python", "torch") if name in versions),
+            )
+        )
+    return tuple(views)
