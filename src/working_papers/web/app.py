@@ -28,12 +28,15 @@ from working_papers.web.parameters import address
 from working_papers.web.rendering import environment
 from working_papers.web.routes import (
     accounts,
+    api,
     community,
     feed,
+    hub,
     papers,
     rooms,
     runs,
     search,
+    site_map,
     static,
     status,
     subscriptions,
@@ -85,7 +88,10 @@ def create_app(settings: Settings, found: Mapping[str, Room] | None = None) -> F
     app.state.settings = settings
     app.state.metrics = Metrics()
     app.state.limiter = Limiter()
-    for family in (feed, rooms, search, status, metrics, static, accounts, subscriptions, runs, community, papers):
+    app.include_router(api.pages)
+    app.include_router(api.router)
+    families = (hub, feed, rooms, search, status, metrics, static, site_map, accounts, subscriptions, runs, community)
+    for family in (*families, papers):  # the last one's addresses begin like those of others
         app.include_router(family.router)
     app.add_middleware(GZipMiddleware, minimum_size=800, compresslevel=5)
     app.add_middleware(Head)

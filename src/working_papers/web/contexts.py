@@ -412,6 +412,32 @@ class DigestActionPage(Page):
     label: str
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One thing that the API does.
+
+    Attributes:
+        parameters: name, where it stands, what it is, whether it is needed.
+    """
+
+    method: str
+    path: str
+    summary: str
+    about: str
+    parameters: tuple[tuple[str, str, str, bool], ...]
+    needs_token: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiPage(Page):
+    """How programs read the site."""
+
+    template: ClassVar[str] = "api.html"
+
+    operations: tuple[Operation, ...]
+    base: str
+
+
 # Runs -------------------------------------------------------------------------------------------------------------
 
 

@@ -130,7 +130,7 @@ class PaperView:
     @property
     def href(self) -> str:
         """The address of its page here."""
-        return f"/papers/{quote(self.id, safe='/')}"
+        return href_of(self.id)
 
     def as_json(self) -> dict[str, Any]:
         """The paper for the JSON twins of pages."""
@@ -156,6 +156,11 @@ class PaperView:
             "page": self.href,
             "room": None if room is None else room_json(room),
         }
+
+
+def href_of(id: str) -> str:
+    """The address of a paper's page."""
+    return f"/papers/{quote(id, safe='/')}"
 
 
 def room_json(room: RoomView, *, full: bool = False) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def paper_json(request: Request, paper_id: str) -> Response:
     content = paper.as_json()
     if paper.room is not None:
         content["room"] = room_json(paper.room, full=True)
-    content["similar"] = [{"id": other.id, "title": other.title, "page": other.href} for other in _similar(site, paper)]
+    content["similar"] = [
+        {"id": other.id, "title": other.title, "page": other.href} for other in similar_papers(site, paper)
+    ]
     return json(request, content)
 
 
@@ -88,6 +90,8 @@ def paper_page(request: Request, paper_id: str) -> Response:
     paper = found_paper(site, paper_id)
     if paper.id != paper_id:
         return RedirectResponse(paper.href, 308)
+    if request.headers.get("accept", "").startswith("text/markdown"):
+        return RedirectResponse(f"{paper.href}.md", 303)
     (paper,) = with_activity(site.engine, [paper], visitor_of(request).account)
     room = paper.room
     about = room.finding if room and room.record else paper.lead
@@ -99,9 +103,10 @@ def paper_page(request: Request, paper_id: str) -> Response:
         alternates=(
             Alternate(f"{paper.href}.json", "application/json", "JSON"),
             Alternate(f"{paper.href}.bib", "application/x-bibtex", "BibTeX"),
+            Alternate(f"{paper.href}.md", "text/markdown", "Markdown"),
         ),
         paper=paper,
-        similar=_similar(site, paper),
+        similar=similar_papers(site, paper),
         bibtex=bibtex([paper]),
         runs=_runs(site, paper) if room and room.runnable else (),
         meta=tuple(_citation(paper)),
@@ -127,7 +132,8 @@ def found_paper(site: Site, paper_id: str) -> PaperView:
     return PaperView(stored, site.rooms.get(stored.room))
 
 
-def _similar(site: Site, paper: PaperView) -> tuple[PaperView, ...]:
+def similar_papers(site: Site, paper: PaperView) -> tuple[PaperView, ...]:
+    """Papers like it."""
     return with_rooms(site.similar(paper.stored, SIMILAR), site.rooms)
 
 

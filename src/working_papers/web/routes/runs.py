@@ -12,22 +12,19 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from working_papers.bench.jobs import Job, cancel_job, enqueue_job, get_job, list_jobs
-from working_papers.bench.sharing import receive_run
 from working_papers.bench.store import FAILED, Run
 from working_papers.bench.study import Scale
 from working_papers.daily.accounts.accounts import accounts_by_ids
 from working_papers.database import reading
-from working_papers.errors import UserError
 from working_papers.web.contexts import JobPage, JobsPage, JobView, Pager, RunView
-from working_papers.web.limits import limit
 from working_papers.web.parameters import Parameters, address
 from working_papers.web.routes.papers import run_figure_file
 from working_papers.web.site import Site, html, site_of
 from working_papers.web.verdicts import State, figure_of
-from working_papers.web.visitors import Administrator, Form, api_account
+from working_papers.web.visitors import Administrator, Form
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,8 +34,6 @@ TICK_SECONDS = 1.0
 
 MOST_WATCHERS = 200
 """Live pages that one process serves at a time."""
-
-LARGEST_RUN = 5 * 2**20
 
 
 @router.get("/runs")
@@ -210,24 +205,3 @@ async def _stream(request: Request, site: Site, job_id: int) -> AsyncIterator[by
             await asyncio.sleep(TICK_SECONDS)
     finally:
         site.watchers -= 1
-
-
-@router.post("/api/v1/shared-runs")
-async def share(request: Request) -> Response:
-    """Takes a run that was made on another machine; its sender shows a token."""
-    account = await run_in_threadpool(api_account, request)
-    if account is None:
-        return JSONResponse({"error": "a token of this site is needed"}, 401, {"WWW-Authenticate": "Bearer"})
-    limit(request, "shared-runs", 60, 3600, key=str(account.id))
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST_RUN:
-            return JSONResponse({"error": f"a run has at most {LARGEST_RUN >> 20} MiB"}, 413)
-    site = site_of(request)
-    try:
-        received = await run_in_threadpool(receive_run, site.engine, site.rooms.installed, account.id, body)
-    except UserError as error:
-        return JSONResponse({"error": str(error)}, 422)
-    content = {"id": received.id, "new": received.new, "same_code": received.same_code}
-    return JSONResponse(content, 201 if received.new else 200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from working_papers.web.rendering import assets
 
@@ -33,9 +33,3 @@ def static(request: Request, name: str) -> Response:
 def favicon(request: Request) -> Response:
     """Browsers ask for it whatever the page says."""
     return static(request, "favicon.svg")
-
-
-@router.get("/robots.txt")
-def robots() -> Response:
-    """Everything may be read; searches need not be crawled."""
-    return PlainTextResponse("User-agent: *\nDisallow: /search\n")
