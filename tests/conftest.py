@@ -16,12 +16,16 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
+from tests.mail_server import mail_server
 from working_papers.config import Settings, load_settings
 from working_papers.database import open_database
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Tests that were started in the background ignore Ctrl-C, and the commands they start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+__all__ = ["mail_server"]  # fixtures of other files
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -254,7 +254,7 @@ def test_parameters_never_break_a_page(client: TestClient, name: str, value: str
 
 def test_wrong_parameters_are_named(client: TestClient) -> None:
     text = client.get("/feed?period=year&start=yesterday&page=-3").text
-    assert "“year” was left out: period is one of day, week, month." in text
+    assert "“year” was left out: period is one of trending, day, week, month." in text
     assert "“yesterday” was left out: start is a day such as 2025-10-07." in text
     assert "“-3” was left out" in text
 

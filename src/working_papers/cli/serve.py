@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 CATCH_UP_AT_ONCE = 2_000
 """Papers that are made searchable before the site listens; more than that is left to the background process."""
+
+MAIL_SECONDS = 15.0
+"""How often the queue of e-mails is looked at."""
+
+WORKER_SECONDS = 20.0
+"""How long the worker may take to put its run back into the queue."""
 
 GRACE_SECONDS = 5
 """How long requests in flight may take when the site is stopped."""
@@ -104,15 +111,68 @@ def _run(settings: Settings, listener: socket.socket) -> None:
         log_config=None,  # its lines go the way of all others
         access_log=False,
         server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     background = start_background(settings)
+    with _worker(settings), _schedule(settings):
+        try:
+            Server(config).run([listener])
+        finally:
+            if background.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    background.stdin.close()  # the process ends when its input does
+
+
+@contextlib.contextmanager
+def _worker(settings: Settings) -> Iterator[None]:
+    """A process that runs queued studies beside the site, if the settings want one."""
+    if not settings.worker:
+        yield
+        return
+    import subprocess
+
+    command = [sys.executable, "-m", "working_papers.cli", "worker", "--while-open"]
+    # In a session of its own, so that Ctrl-C reaches the site, which then lets its worker end.
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    assert process.stdin is not None
     try:
-        Server(config).run([listener])
+        yield
     finally:
-        if background.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                background.stdin.close()  # the process ends when its input does
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()  # the worker ends when its input does, also when the site is killed
+        try:
+            process.wait(WORKER_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _schedule(settings: Settings) -> Iterator[None]:
+    """What happens by itself while the site serves: ingest, digest, e-mails that wait."""
+    from working_papers.daily.digest.issues import queue_issue
+    from working_papers.daily.digest.subscriptions import FREQUENCIES
+    from working_papers.daily.ingest import check_settings, ingest
+    from working_papers.daily.mail.sending import send_due
+    from working_papers.daily.schedule import Daily, Scheduler
+    from working_papers.database import opened_database
+
+    def digest_of(frequency: str) -> Daily:
+        return Daily(settings.digest_hour, lambda stop: queue_issue(engine, settings, frequency, stop=stop))
+
+    with opened_database(settings) as engine:
+        daily = {f"{frequency} digest": digest_of(frequency) for frequency in FREQUENCIES}
+        if check_settings(settings):
+            daily["ingest"] = Daily(settings.ingest_hour, lambda stop: ingest(engine, settings, stop=stop))
+        mails = (MAIL_SECONDS, lambda stop: send_due(engine, settings, stop=stop))
+        scheduler = Scheduler(engine, daily, {"e-mails": mails})
+        scheduler.start()
+        try:
+            yield
+        finally:
+            scheduler.stop()
 
 
 def _catch_up(settings: Settings, engine: Engine) -> None:

@@ -57,6 +57,10 @@ def run(
         bool,
         typer.Option("--reference", help="Ship the verdict with the room: write its reference.json and figure.svg."),
     ] = False,
+    share: Annotated[
+        str | None,
+        typer.Option(help="Send the verdict to this site, as a replication; the token is in WORKING_PAPERS_TOKEN."),
+    ] = None,
 ) -> None:
     """Run studies and print their verdicts. Finished trials are kept, so a stopped run goes on where it was."""
     from working_papers.bench.pools import LocalPool, RayPool
@@ -64,6 +68,7 @@ def run(
     from working_papers.bench.runner import Conductor, write_reference
     from working_papers.bench.store import Store
     from working_papers.bench.study import Scale
+    from working_papers.cli.sharing import Destination
     from working_papers.config import load_settings
     from working_papers.database import opened_database
 
@@ -71,6 +76,9 @@ def run(
         raise UsageError(f"there is no scale {scale!r}; the scales are {', '.join(Scale)}")
     if reference and (sham or scale != Scale.LAPTOP or seeds is not None):
         raise UsageError("--reference goes with the laptop scale, the study's own seeds and no --sham")
+    if share is not None and sham:
+        raise UsageError("a sham control is no replication: leave out --sham or --share")
+    destination = Destination.of(share) if share is not None else None
     chosen = [get_room(slug) for slug in slugs]
     waiting = next((room.slug for room in chosen if not room.runs), None)
     if waiting is not None:
@@ -102,8 +110,11 @@ def run(
                 _print_result(room, result)
                 if result.record is None:
                     could_not_run = True
-                elif reference:
-                    sys.stdout.write(f"written: {write_reference(room, result)}\n")
+                else:
+                    if reference:
+                        sys.stdout.write(f"written: {write_reference(room, result)}\n")
+                    if destination is not None:
+                        sys.stdout.write(f"{destination.send(result.record)}\n")
             except KeyboardInterrupt:
                 raise SystemExit(_stopped(conductor)) from None
             except UserError as error:  # the rooms that follow can run all the same

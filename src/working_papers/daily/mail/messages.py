@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from working_papers.config import Settings
 
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
+_ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\\\"]+@[^\s@,;:<>()\\\"]+")
 LONGEST_SUBJECT = 200
 
 
@@ -67,11 +68,9 @@ def make_message(
     """
     message = EmailMessage(policy=SMTP)
     message["From"] = sender_of(settings)
-    user, _, domain = to.rpartition("@")
-    try:
-        message["To"] = Address(username=user, domain=domain)
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{to!r} is not an e-mail address") from error
+    if not _ADDRESS.fullmatch(to):
+        raise UserError(f"{to!r} is not an e-mail address")
+    message["To"] = Address(addr_spec=to)
     message["Subject"] = one_header(subject)[:LONGEST_SUBJECT]
     message["Date"] = format_datetime(now())
     for name, value in (headers or {}).items():
