@@ -66,8 +66,8 @@ def enqueue(connection: Connection, key: str, message: EmailMessage) -> bool:
         "created": now(),
     }
     insert = postgresql_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    done = connection.execute(insert(MailRow).values(**values).on_conflict_do_nothing(index_elements=["key"]))
-    return bool(done.rowcount)
+    adding = insert(MailRow).values(**values).on_conflict_do_nothing(index_elements=["key"]).returning(MailRow.id)
+    return connection.execute(adding).scalar() is not None
 
 
 def list_mails(engine: Engine, *, status: str | None = None, limit: int = 50, offset: int = 0) -> list[Mail]:
