@@ -119,7 +119,7 @@ def changing_routes(app: Any) -> set[tuple[str, str]]:
             if inner:
                 walk(inner, path)
             elif isinstance(route, APIRoute):
-                found.update((method, path) for method in route.methods - {"GET", "HEAD", "OPTIONS"})
+                found.update((method, path) for method in set(route.methods or ()) - {"GET", "HEAD", "OPTIONS"})
             else:
                 original = getattr(route, "original_router", None)
                 assert original is not None, f"{route} is neither a route nor a group of routes"

@@ -13,8 +13,9 @@ from working_papers.bench.rooms import Room, rooms
 from working_papers.daily.catalogue import TOPICS, StoredPaper, papers_by_numbers
 from working_papers.daily.community.activity import activity_of
 from working_papers.daily.community.models import SavedSearchRow
-from working_papers.daily.community.trending import trending
+from working_papers.daily.community.trending import ranking
 from working_papers.daily.digest.subscriptions import Wish
+from working_papers.daily.feed import Period, feed
 from working_papers.daily.search import IndexDamaged, SearchIndex
 from working_papers.database import reading
 from working_papers.errors import UserError
@@ -132,9 +133,16 @@ class Contents:
         return tuple(kept)
 
     def trending(self) -> Section | None:
-        """What readers here vote for and discuss."""
+        """What readers here vote for and discuss; where they do neither, the issue's new papers."""
         if not self._trending_made:
-            self._trending = self._section("Trending", trending(self.engine, SECTION, 0), "/feed?period=trending")
+            numbers = [number for number, _ in ranking(self.engine)[:SECTION]]
+            if numbers:
+                papers = papers_by_numbers(self.engine, numbers)
+                self._trending = self._section("Trending", papers, "/feed?period=trending")
+            else:
+                period: Period = "day" if self.first == self.last else "week"
+                papers = feed(self.engine, period, self.first, limit=SECTION).papers
+                self._trending = self._section("New papers", papers, f"/feed?period={period}&start={self.first}")
             self._trending_made = True
         return self._trending
 
