@@ -42,7 +42,7 @@ _MONTH = re.compile(r"(\d{4})-(\d{2})")
 
 
 def _bad(sentence: str) -> HTTPException:
-    return HTTPException(400, sentence, {"X-Error-Message": sentence})
+    return HTTPException(400, sentence, {"X-Error-Message": sentence.encode("ascii", "replace").decode()})
 
 
 def _json(request: Request, content: Any, status: int = 200) -> Response:
@@ -90,7 +90,7 @@ def flat_paper(paper: PaperView) -> dict[str, Any]:
         "workingPapers": _ours(paper),
     }
     if paper.room is not None and paper.room.paper.code is not None:
-        content["githubRepo"] = paper.room.paper.code.url
+        content["githubRepo"] = str(paper.room.paper.code.url)
     if activity.submitted_by:
         content["submittedOnDailyBy"] = _user(activity.submitted_by)
     return content
@@ -113,8 +113,9 @@ def listed(site: Site, request: Request, paper: PaperView) -> dict[str, Any]:
     """A paper of a list: wrapped, and flat beside it, so that old and new clients find every field."""
     flat = flat_paper(paper)
     inner = {name: value for name, value in flat.items() if name != "workingPapers"}
+    # The client takes what it knows out of `paper` first, and what is left at the top overwrites it as it is.
     content = {
-        **flat,
+        **{name: value for name, value in flat.items() if name != "authors"},
         "paper": inner,
         "publishedAt": moment(paper.activity.submitted or paper.stored.day),
         "isAuthorParticipating": False,
