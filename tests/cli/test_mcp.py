@@ -120,7 +120,8 @@ def over_http(home: Path) -> Iterator[str]:
 def test_over_http_whoever_asks_brings_their_token(
     furnished: Engine, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+    from mcp.client.streamable_http import streamable_http_client
+    from mcp.shared._httpx_utils import create_mcp_http_client
 
     root = make_token(furnished, make_account(furnished, "root@example.org", administrator=True).id, "x")
     monkeypatch.setenv("WORKING_PAPERS_TOKEN", root)

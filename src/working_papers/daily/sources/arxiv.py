@@ -172,7 +172,7 @@ def _client(url: str, delay: float, retries: int, bad: list[BadRecord]) -> arxiv
 def _checked_feed(url: str, content: bytes) -> ElementTree.Element:
     try:
         feed = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: an encoding that is none
         raise SourceError(f"arXiv ({url}) answered with broken XML ({error}); try again later") from error
     if feed.tag != f"{_ATOM}feed":
         raise SourceError(f"arXiv ({url}) answered with something that is no Atom feed; check WORKING_PAPERS_ARXIV_URL")

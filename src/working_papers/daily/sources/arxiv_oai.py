@@ -185,7 +185,7 @@ def _page(url: str, content: bytes) -> Page:
         )
     try:
         root = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: an encoding that is none
         raise SourceError(
             f"arXiv ({url}) answered with broken XML ({error}); the next ingest goes on from here"
         ) from error
