@@ -214,7 +214,8 @@ def test_a_digest_holds_what_was_asked_for(papers: Engine, settings: Settings) -
     subscription = subscription_by_email(papers, ADA)
     assert subscription is not None
     leave = f"https://papers.example/digest/{subscription.secret}/unsubscribe"
-    assert ours["List-Unsubscribe"].strip() == f"<{leave}>" and ours["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert ours["List-Unsubscribe"].strip() == f"<{leave}>"
+    assert ours["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
     assert leave in text and leave in html
     assert theirs["Subject"] == "Working Papers, 10 March 2026: Paper 1 on <b>trees</b> & $x<y$"
     assert "Paper 2" not in part(theirs, "plain"), "only the day of the issue"

@@ -319,7 +319,7 @@ def test_an_administrator_who_is_one_no_more_may_no_more(client: TestClient, eng
 def test_large_bodies_are_refused_before_they_are_read(client: TestClient, owner: Reader) -> None:
     token = owner.token()
     assert (
-        owner.browser.post("/submit", data={"form_token": token, "abstract": "x" * 70_000}, headers=ORIGIN).status_code
+        owner.browser.post("/submit", data={"form_token": token, "abstract": "x" * 170_000}, headers=ORIGIN).status_code
         == 413
     )
     for path in ("/submit", "/sign-in", "/api/v1/runs"):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Match
 
 from working_papers.bench.rooms import rooms as all_rooms
 from working_papers.database import open_database
@@ -24,7 +25,7 @@ from working_papers.web.contexts import ErrorPage
 from working_papers.web.limits import Limiter
 from working_papers.web.metrics import Metrics, Watched
 from working_papers.web.middleware import SECURITY_HEADERS, Bodies, Head, Headers
-from working_papers.web.parameters import address
+from working_papers.web.parameters import LONGEST_SHOWN, address
 from working_papers.web.rendering import environment
 from working_papers.web.routes import (
     accounts,
@@ -41,7 +42,7 @@ from working_papers.web.routes import (
     status,
     subscriptions,
 )
-from working_papers.web.site import Site, html
+from working_papers.web.site import Site, html, joined
 from working_papers.web.verdicts import Rooms
 from working_papers.web.visitors import SignInNeeded, back, here
 
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 
 TEMPLATES = ("home.html", "feed.html", "paper.html", "rooms.html", "search.html", "status.html", "error.html")
 """Compiled when the site starts, so that no reader waits for it."""
+
+MOST_NAMED = 5
+"""Wrong parameters that an error names."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +120,25 @@ def _http_error(request: Request, error: Exception) -> Response:
         sentence = said if said != phrase else "There is no page at this address."
         return _error(request, status, "Not found", sentence)
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = _error(request, status, "Not that way", "This page can be read, and nothing else.")
-    else:
-        response = _error(request, status, phrase, said if said != phrase else "This request cannot be answered.")
+        methods = _methods(request)
+        sentence = f"{request.method[:20]} is not for this address; it takes {joined(methods)}."
+        response = _error(request, status, "Not that way", sentence)
+        response.headers["Allow"] = ", ".join(methods)
+        return response
+    response = _error(request, status, phrase, said if said != phrase else "This request cannot be answered.")
     response.headers.update(error.headers or {})
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods that an address takes; the router itself names only those of the first route that fits."""
+    routes = request.app.router.routes
+    found = [
+        method
+        for method in ("GET", "POST", "PUT", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return ["GET", "HEAD", *found[1:]] if "GET" in found else found
 
 
 def _sign_in_needed(request: Request, error: Exception) -> Response:
@@ -132,8 +150,18 @@ def _sign_in_needed(request: Request, error: Exception) -> Response:
 
 def _unusable(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if request.url.path.startswith("/api/"):
+        return _error(request, 422, "Cannot be used", "; ".join(map(_wrong, error.errors()[:MOST_NAMED])))
     names = sorted({str(each["loc"][-1]) for each in error.errors()})
     return _error(request, 422, "Cannot be used", f"Part of this address cannot be used: {', '.join(names)}.")
+
+
+def _wrong(each: Mapping[str, Any]) -> str:
+    """What a program sent and what was expected, e.g. "limit is '0': Input should be greater than or equal to 1"."""
+    name = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
+    given, message = repr(each.get("input")), str(each["msg"]).removeprefix("Value error, ")
+    shown = given if len(given) <= LONGEST_SHOWN else f"{given[:LONGEST_SHOWN]}..."
+    return f"{name[:LONGEST_SHOWN]} is {shown}: {message}"
 
 
 def _database_error(request: Request, error: Exception) -> Response:
@@ -168,7 +196,10 @@ def _error(request: Request, status: int, heading: str, *sentences: str) -> Resp
     """An error in the form that was asked for."""
     path = request.url.path
     if path.endswith(".json") or path.startswith("/api/") or path == "/healthz":
-        return JSONResponse({"error": " ".join(sentences)}, status)
+        sentence = " ".join(sentences)
+        # The client of the Hub shows both; a header can only hold what is ASCII.
+        headers = {"X-Error-Message": sentence} if sentence.isascii() and sentence.isprintable() else {}
+        return JSONResponse({"error": sentence}, status, headers)
     settings: Settings = request.app.state.settings
     page = ErrorPage(
         site_name=settings.site_name,

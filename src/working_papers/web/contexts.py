@@ -148,6 +148,7 @@ class PaperPage(Page):
     runs: tuple[RunView, ...]
     meta: tuple[tuple[str, str], ...]
     comments: tuple[CommentView, ...]
+    comment_pages: Pager
     jobs: tuple[Job, ...]
     shared: tuple[SharedView, ...]
 
@@ -365,11 +366,12 @@ class MailPage(Page):
 
 @dataclass(frozen=True, kw_only=True)
 class CommentPage(Page):
-    """Changes a comment."""
+    """Changes a comment, or gives one back that could not be taken."""
 
     template: ClassVar[str] = "comment.html"
 
-    comment_id: int
+    action: str
+    button: str
     body: str
     problem: str
     paper: PaperView
@@ -382,8 +384,9 @@ class SubmitPage(Page):
     template: ClassVar[str] = "submit.html"
 
     problem: str
-    by_hand: bool
+    field: str
     given: Mapping[str, str]
+    doubt: PaperView | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from working_papers.web.bibtex import bibtex
 from working_papers.web.papers import PaperView
 from working_papers.web.verdicts import RoomView
 
+_WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 
@@ -16,6 +17,17 @@ def plain(text: str) -> str:
     """The text so that Markdown shows it as it is; formulas between dollars stay formulas."""
     parts = re.split(r"(\$[^$\n]+\$)", " ".join(text.split()))
     return "".join(part if index % 2 else _SPECIAL.sub(r"\\\1", part) for index, part in enumerate(parts))
+
+
+def prefers_markdown(accept: str) -> bool:
+    """Whether an Accept header asks for Markdown, and rather than for a page."""
+    weights: dict[str, float] = {}
+    for each in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        found = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+        weights[kind] = float(found) if _WEIGHT.fullmatch(found) else 0.0
+    markdown = weights.get("text/markdown", 0.0)
+    return markdown > 0.0 and markdown >= weights.get("text/html", 0.0)
 
 
 def paper_markdown(paper: PaperView, similar: Sequence[PaperView], address: str) -> str:

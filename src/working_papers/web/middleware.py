@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers as RequestHeaders
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,8 +29,18 @@ FIGURE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-a
 """For figures: their ink follows the reader's light or dark scheme by a style inside the SVG; scripts never run."""
 
 
+LONGEST_REQUEST_ID = 200
+
+
+def request_id(scope: Scope) -> str:
+    """The name that the client gave to its request, if it can be repeated safely in a header."""
+    headers = RequestHeaders(scope=scope)
+    given = headers.get("x-request-id") or headers.get("x-amzn-trace-id") or ""
+    return given if len(given) <= LONGEST_REQUEST_ID and given.isascii() and given.isprintable() else ""
+
+
 class Headers:
-    """Adds the security headers that a response has not set itself, and `Server-Timing`."""
+    """Adds the security headers that a response has not set itself, `Server-Timing` and the request's id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -39,13 +49,15 @@ class Headers:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started, asked = time.perf_counter(), request_id(scope)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                if asked:
+                    headers["X-Request-Id"] = asked  # which the client of the Hub shows with errors
                 headers["Server-Timing"] = f"total;dur={1000 * (time.perf_counter() - started):.1f}"
             await send(message)
 
@@ -70,7 +82,9 @@ class Bodies:
         most = LARGEST_BODIES.get(scope["path"], LARGEST_BODY)
         length = RequestHeaders(scope=scope).get("content-length", "")
         if length.isdecimal() and int(length) > most:
-            answer = PlainTextResponse(f"A request to this address may bring at most {most:,} bytes.\n", 413)
+            sentence = f"A request to this address may bring at most {most:,} bytes."
+            for_program = scope["path"].startswith("/api/")
+            answer = JSONResponse({"error": sentence}, 413) if for_program else PlainTextResponse(f"{sentence}\n", 413)
             await answer(scope, receive, send)
             return
         got = 0

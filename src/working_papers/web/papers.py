@@ -218,6 +218,54 @@ def latest_papers(engine: Engine, *, topic: str | None, limit: int, offset: int)
     return papers_by_numbers(engine, numbers)
 
 
+CURSOR = "[0-9]{1,7}-[0-9]{1,9}"
+"""What a cursor looks like: the day and the number of the last paper before it."""
+
+
+def page_of_papers(
+    engine: Engine,
+    *,
+    limit: int,
+    cursor: str = "",
+    topic: str = "",
+    days: tuple[dt.date | None, dt.date | None] = (None, None),
+    only: Iterable[int] | None = None,
+) -> tuple[list[StoredPaper], str | None]:
+    """Papers newest first, in pages that neither repeat nor leave out papers when others come meanwhile.
+
+    Args:
+        engine: the database.
+        limit: most papers.
+        cursor: what the page before gave, of the form `CURSOR`; empty for the first page.
+        topic: only papers of this topic or category.
+        days: first and last day of the feed, either may be None.
+        only: only these papers, by number.
+
+    Returns:
+        The papers, and the cursor of the following page, None where there is none.
+    """
+    columns = TOPICS.c if topic else PAPERS.c
+    query = select(columns.day, columns.number).order_by(columns.day.desc(), columns.number.desc()).limit(limit + 1)
+    if topic:
+        query = query.where(columns.topic == topic)
+    if days[0] is not None:
+        query = query.where(columns.day >= days[0])
+    if days[1] is not None:
+        query = query.where(columns.day <= days[1])
+    if only is not None:
+        query = query.where(columns.number.in_(list(only)))
+    if cursor:
+        ordinal, _, number = cursor.partition("-")
+        day = dt.date.fromordinal(min(max(int(ordinal), 1), dt.date.max.toordinal()))
+        # The first condition says nothing new, but is the one that finds its place in the index.
+        query = query.where(columns.day <= day, (columns.day < day) | (columns.number < int(number)))
+    with reading(engine) as connection:
+        rows = connection.execute(query).all()
+    shown = rows[:limit]
+    following = f"{shown[-1].day.toordinal()}-{shown[-1].number}" if len(rows) > limit else None
+    return papers_by_numbers(engine, [row.number for row in shown]), following
+
+
 def numbers_of_rooms(engine: Engine, slugs: Iterable[str]) -> list[int]:
     """The papers of those rooms, as numbers."""
     with reading(engine) as connection:

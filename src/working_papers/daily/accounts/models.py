@@ -9,6 +9,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from working_papers.database import Base
 
+LARGEST_KEY = 2**31 - 1
+"""Of a row; larger numbers, which anybody can write into an address, are an error to the databases."""
+
 
 class AccountRow(Base):
     """Somebody who can sign in."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, insert, select, update
 
 from working_papers.daily.accounts.accounts import Account
-from working_papers.daily.accounts.models import AccountRow, SessionRow
+from working_papers.daily.accounts.models import LARGEST_KEY, AccountRow, SessionRow
 from working_papers.daily.accounts.sign_in import hash_of
 from working_papers.database import now, reading
 
@@ -98,6 +98,8 @@ def list_sessions(engine: Engine, account_id: int) -> list[Session]:
 
 def revoke_session(engine: Engine, account_id: int, session_id: int) -> bool:
     """Sign one browser of an account out; False when it is not one of its own."""
+    if not 1 <= session_id <= LARGEST_KEY:
+        return False
     with engine.begin() as connection:
         done = connection.execute(
             update(SessionRow)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, insert, select, update
 
 from working_papers.daily.accounts.accounts import Account
-from working_papers.daily.accounts.models import AccountRow, ApiTokenRow
+from working_papers.daily.accounts.models import LARGEST_KEY, AccountRow, ApiTokenRow
 from working_papers.daily.accounts.sign_in import hash_of
 from working_papers.database import now, reading
 from working_papers.errors import UserError
@@ -93,6 +93,8 @@ def list_tokens(engine: Engine, account_id: int) -> list[ApiToken]:
 
 def revoke_token(engine: Engine, account_id: int, token_id: int) -> bool:
     """End a token of an account; False when it is not one of its own."""
+    if not 1 <= token_id <= LARGEST_KEY:
+        return False
     with engine.begin() as connection:
         done = connection.execute(
             update(ApiTokenRow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 from sqlalchemy import Engine, Row, delete, func, insert, select, update
 
+from working_papers.daily.accounts.models import LARGEST_KEY, AccountRow
 from working_papers.daily.community.models import SavedSearchRow
 from working_papers.database import now, reading
 from working_papers.errors import UserError
@@ -21,6 +23,7 @@ PARAMETERS = ("q", "topic", "runnable", "verdict")
 LONGEST_NAME = 80
 LONGEST_QUERY = 1_000
 MOST = 100
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _COLUMNS = SavedSearchRow.__table__.c
 
 
@@ -63,6 +66,18 @@ def normal_name(text: str) -> str:
     return name
 
 
+def _name_of(query: Mapping[str, str]) -> str:
+    """What is searched for, in a few words."""
+    words = {"holds": "holds", "fails": "does not hold", "open": "inconclusive"}
+    parts = [
+        query.get("q", ""),
+        query.get("topic", ""),
+        "runs" if "runnable" in query else "",
+        words.get(query.get("verdict", ""), query.get("verdict", "")),
+    ]
+    return " · ".join(filter(None, parts))[:LONGEST_NAME]
+
+
 def save_search(engine: Engine, account_id: int, given: Mapping[str, str], name: str = "") -> SavedSearch:
     """Keep a search; the same one again is the one that is there.
 
@@ -84,8 +99,10 @@ def save_search(engine: Engine, account_id: int, given: Mapping[str, str], name:
         raise UserError("there is nothing to save: search for something, or choose a filter")
     if len(query.get("q", "")) > LONGEST_QUERY:
         raise UserError(f"a search of more than {LONGEST_QUERY:,} characters cannot be saved")
-    shown = normal_name(name or " · ".join(query.values())[:LONGEST_NAME])
+    shown = normal_name(name or _name_of(query))
     with engine.begin() as connection:
+        # One search of an account at a time, so that two copies of a form do not miss each other.
+        connection.execute(select(AccountRow.id).where(AccountRow.id == account_id).with_for_update())
         rows = connection.execute(select(*_COLUMNS).where(_COLUMNS.account_id == account_id)).all()
         for row in rows:
             if row.query == query:
@@ -106,6 +123,8 @@ def list_saved_searches(engine: Engine, account_id: int) -> list[SavedSearch]:
 
 def saved_search_by_key(engine: Engine, key: str) -> SavedSearch | None:
     """The search that a feed's address names."""
+    if not _KEY.fullmatch(key):
+        return None
     with reading(engine) as connection:
         row = connection.execute(select(*_COLUMNS).where(_COLUMNS.key == key)).one_or_none()
     return None if row is None else _saved(row)
@@ -118,6 +137,8 @@ def rename_saved_search(engine: Engine, account_id: int, id: int, name: str) -> 
         UserError: the name cannot be used.
     """
     shown = normal_name(name)
+    if not 1 <= id <= LARGEST_KEY:
+        return False
     with engine.begin() as connection:
         done = connection.execute(
             update(SavedSearchRow).where(_COLUMNS.id == id, _COLUMNS.account_id == account_id).values(name=shown)
@@ -127,6 +148,8 @@ def rename_saved_search(engine: Engine, account_id: int, id: int, name: str) -> 
 
 def delete_saved_search(engine: Engine, account_id: int, id: int) -> bool:
     """Delete one's own search; its feed ends. False when it is not one's own."""
+    if not 1 <= id <= LARGEST_KEY:
+        return False
     with engine.begin() as connection:
         done = connection.execute(delete(SavedSearchRow).where(_COLUMNS.id == id, _COLUMNS.account_id == account_id))
     return bool(done.rowcount)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
+from heapq import nsmallest
 
 from sqlalchemy import Engine, func, select
 
@@ -51,8 +52,7 @@ def ranking(engine: Engine, moment: dt.datetime | None = None) -> list[tuple[int
             scores[number] += weight(moment - created)
         for number, latest in connection.execute(comments):
             scores[number] += COMMENT_WEIGHT * weight(moment - latest)
-    ranked = sorted(scores.items(), key=lambda item: (-item[1], -item[0]))
-    return ranked[:DEEPEST]
+    return nsmallest(DEEPEST, scores.items(), key=lambda item: (-item[1], -item[0]))
 
 
 def trending_numbers(engine: Engine, ranked: list[tuple[int, float]], topic: str | None = None) -> list[int]:

@@ -176,6 +176,7 @@ def _account(request: Request, account: SignedIn, *, new_token: str = "", proble
         "session": "That browser is signed out.",
         "token": "The token is revoked.",
         "search": "The search is saved.",
+        "search-name": "The search is renamed.",
         "search-gone": "The search is deleted.",
         "digest": "Your digest is changed.",
     }.get(asked.text("done"), "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,24 +20,33 @@ from working_papers.bench.record import Record
 from working_papers.bench.sharing import receive_run
 from working_papers.bench.store import Run, TrialRow
 from working_papers.daily.accounts.accounts import Account
-from working_papers.daily.catalogue import PAPERS, TOPICS, papers_by_numbers
+from working_papers.daily.catalogue import papers_by_numbers
 from working_papers.daily.community.votes import unvote, vote
 from working_papers.daily.search import IndexDamaged
 from working_papers.database import reading
 from working_papers.errors import UserError
 from working_papers.web.contexts import ApiPage, Operation
 from working_papers.web.limits import limit
-from working_papers.web.papers import PaperView, numbers_of_rooms, search_titles, with_activity, with_rooms
+from working_papers.web.papers import (
+    CURSOR,
+    PaperView,
+    numbers_of_rooms,
+    page_of_papers,
+    search_titles,
+    with_activity,
+    with_rooms,
+)
 from working_papers.web.routes.papers import found_paper, similar_papers
 from working_papers.web.site import Site, html, json, site_of
 from working_papers.web.verdicts import RoomView
-from working_papers.web.visitors import visitor_of
+from working_papers.web.visitors import api_account, visitor_of
 
 PREFIX = "/api/v1"
 MOST = 100
 CALLS = (600, 60)
 LARGEST_RUN = 5 * 2**20
 LARGEST_NUMBER = 2**31 - 1
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class Error(BaseModel):
@@ -45,7 +56,7 @@ class Error(BaseModel):
 
 
 def _within_limit(request: Request) -> None:
-    limit(request, "api", *CALLS)
+    limit(request, "api_v1", *CALLS)
 
 
 ALWAYS: dict[int | str, dict[str, Any]] = {
@@ -53,6 +64,8 @@ ALWAYS: dict[int | str, dict[str, Any]] = {
     429: {"model": Error, "description": "Too many requests; Retry-After says how long to wait."},
     503: {"model": Error, "description": "The database cannot be read just now."},
 }
+TOO_LARGE: dict[int | str, dict[str, Any]] = {413: {"model": Error, "description": "The body is too large."}}
+NO_TEXT: dict[int | str, dict[str, Any]] = {400: {"model": Error, "description": "The body is no text."}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "There is none."}}
 NEEDS_TOKEN: dict[int | str, dict[str, Any]] = {
     401: {"model": Error, "description": "A token of this site is needed: `Authorization: Bearer wp_…`."}
@@ -215,10 +228,10 @@ class RunWish(BaseModel):
 
 
 class Votes(BaseModel):
-    """A paper's votes after one's own."""
+    """A paper's votes, one's own included."""
 
     votes: int
-    voted: bool
+    voted: bool = Field(description="Whether the token's account votes for it.")
 
 
 class SharedRun(BaseModel):
@@ -255,7 +268,7 @@ def _room_fields(room: RoomView) -> dict[str, Any]:
         "arxiv": room.paper.arxiv,
         "runnable": room.runnable,
         "verdict": room.record.answer if room.record else None,
-        "finding": str(room.finding) or None if room.record else None,
+        "finding": " ".join(str(room.finding).split()) or None if room.record else None,
         "stale": room.stale or None,
     }
 
@@ -288,6 +301,13 @@ def _room_named(site: Site, slug: str) -> RoomView:
     return room
 
 
+def _iso_day(value: Any) -> Any:
+    """Days are written in one way; numbers, which pydantic would take for seconds, are none."""
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise ValueError("expected a day such as 2025-10-07")
+    return value
+
+
 def _account(request: Request) -> Account:
     """Whose token the request brings; a browser's session does not count here."""
     visitor = visitor_of(request)
@@ -308,6 +328,7 @@ AdministratorsToken = Annotated[Account, Depends(_administrator)]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="At most so many.")]
 Number = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 PaperId = Annotated[str, Path(description="arXiv id, or another id of the paper.", max_length=300)]
+Day = Annotated[dt.date, BeforeValidator(_iso_day)]
 Slug = Annotated[str, Path(max_length=80)]
 
 
@@ -318,42 +339,27 @@ Slug = Annotated[str, Path(max_length=80)]
 def list_papers(
     request: Request,
     topic: Annotated[str, Query(max_length=100, description="Only of this topic or category.")] = "",
-    first: Annotated[dt.date | None, Query(alias="from", description="Feed days from this one on.")] = None,
-    last: Annotated[dt.date | None, Query(alias="to", description="Feed days up to this one.")] = None,
+    first: Annotated[Day | None, Query(alias="from", description="Feed days from this one on.")] = None,
+    last: Annotated[Day | None, Query(alias="to", description="Feed days up to this one.")] = None,
     runnable: Annotated[bool, Query(description="Only papers whose study runs here.")] = False,
     limit: Limit = 30,
     cursor: Annotated[
         str,
-        Query(max_length=40, pattern=r"^(\d{4}-\d{2}-\d{2}:\d{1,10})?$", description="next_cursor of the last answer."),
+        Query(pattern=f"^({CURSOR})?$", description="next_cursor of the last answer."),
     ] = "",
 ) -> Papers:
     """Papers of the catalogue with filters, page by page."""
     site = site_of(request)
-    columns = TOPICS.c if topic else PAPERS.c
-    query = select(columns.day, columns.number).order_by(columns.day.desc(), columns.number.desc()).limit(limit + 1)
-    if topic:
-        query = query.where(columns.topic == topic.replace("\x00", " "))
-    if first is not None:
-        query = query.where(columns.day >= first)
-    if last is not None:
-        query = query.where(columns.day <= last)
-    if runnable:
-        slugs = [room.slug for room in site.rooms if room.runnable]
-        query = query.where(columns.number.in_(numbers_of_rooms(site.engine, slugs)))
-    if cursor:
-        text, _, number = cursor.partition(":")
-        try:
-            day = dt.date.fromisoformat(text)
-        except ValueError as error:
-            raise HTTPException(422, f"cursor is {cursor!r}; expected next_cursor of an earlier answer.") from error
-        query = query.where((columns.day < day) | ((columns.day == day) & (columns.number < int(number))))
-    with reading(site.engine) as connection:
-        rows = connection.execute(query).all()
-    shown = rows[:limit]
-    views = with_activity(
-        site.engine, with_rooms(papers_by_numbers(site.engine, [row.number for row in shown]), site.rooms), None
+    slugs = [room.slug for room in site.rooms if room.runnable]
+    stored, following = page_of_papers(
+        site.engine,
+        limit=limit,
+        cursor=cursor,
+        topic=topic.replace("\x00", " "),
+        days=(first, last),
+        only=numbers_of_rooms(site.engine, slugs) if runnable else None,
     )
-    following = f"{shown[-1].day}:{shown[-1].number}" if len(rows) > limit else None
+    views = with_activity(site.engine, with_rooms(stored, site.rooms), None)
     return Papers(papers=[_paper(view) for view in views], next_cursor=following)
 
 
@@ -363,6 +369,14 @@ def list_similar(request: Request, paper_id: PaperId) -> list[Paper]:
     site = site_of(request)
     views = similar_papers(site, found_paper(site, paper_id))
     return [_paper(view) for view in with_activity(site.engine, views, None)]
+
+
+@router.get("/papers/{paper_id:path}/vote", responses=NOT_FOUND, summary="A paper's votes")
+def get_vote(request: Request, paper_id: PaperId) -> Votes:
+    """How many vote for it, and whether the token's account is among them; without a token it is not."""
+    site = site_of(request)
+    (view,) = with_activity(site.engine, [found_paper(site, paper_id)], api_account(request))
+    return Votes(votes=view.activity.votes, voted=view.voted)
 
 
 @router.put("/papers/{paper_id:path}/vote", responses={**NOT_FOUND, **NEEDS_TOKEN}, summary="Vote for a paper")
@@ -394,8 +408,8 @@ def search(
     request: Request,
     q: Annotated[str, Query(max_length=4000, description="Words, a title, author:name or an arXiv id.")] = "",
     topic: Annotated[str, Query(max_length=100)] = "",
-    first: Annotated[dt.date | None, Query(alias="from")] = None,
-    last: Annotated[dt.date | None, Query(alias="to")] = None,
+    first: Annotated[Day | None, Query(alias="from")] = None,
+    last: Annotated[Day | None, Query(alias="to")] = None,
     limit: Limit = 20,
     offset: Annotated[int, Query(ge=0, le=1000)] = 0,
 ) -> SearchResult:
@@ -576,7 +590,7 @@ def _job(job: Job) -> JobOut:
 @router.post(
     "/runs",
     status_code=202,
-    responses={**NOT_FOUND, **NEEDS_ADMINISTRATOR},
+    responses={**NOT_FOUND, **NEEDS_ADMINISTRATOR, **NO_TEXT, **TOO_LARGE},
     summary="Ask for a run",
 )
 def ask_for_run(request: Request, wish: RunWish, account: AdministratorsToken) -> JobOut:
@@ -651,8 +665,8 @@ async def _run_body(request: Request) -> bytes:
     status_code=201,
     responses={
         **NEEDS_TOKEN,
+        **TOO_LARGE,
         200: {"model": ReceivedRun, "description": "The same run was sent before."},
-        413: {"model": Error, "description": "It is too large."},
     },
     openapi_extra={
         "requestBody": {
@@ -679,6 +693,7 @@ def share_run(
 # Its description --------------------------------------------------------------------------------------------------
 
 
+@cache
 def openapi() -> dict[str, Any]:
     """The API as OpenAPI 3.1."""
     from working_papers import __version__

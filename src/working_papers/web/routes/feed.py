@@ -83,6 +83,7 @@ def feed_json(request: Request) -> Response:
         "start": page.start,
         "topic": page.topics.chosen or None,
         "total": page.total,
+        "next": page.pages.older.replace("/feed?", "/feed.json?", 1) or None,
         "papers": [paper.as_json() for paper in page.papers],
     }
     return json(request, content)
@@ -99,7 +100,7 @@ def feed_bibtex(request: Request) -> Response:
 def feed_atom(request: Request) -> Response:
     """The same papers as an Atom feed (RFC 4287)."""
     site, page = site_of(request), _page(request)
-    given = {"topic": page.topics.chosen, "period": page.period, "start": page.start}
+    given = {"topic": page.topics.chosen, "period": page.period, "start": page.start if _chosen(request) else None}
     return atom(
         request,
         site,
@@ -107,9 +108,15 @@ def feed_atom(request: Request) -> Response:
         here=address("/feed.atom", **given, page=_number(request)),
         page=address("/feed", **given),
         papers=page.papers,
+        first=address("/feed.atom", **given),
         older=page.pages.older.replace("/feed?", "/feed.atom?", 1),
         newer=page.pages.newer.replace("/feed?", "/feed.atom?", 1),
     )
+
+
+def _chosen(request: Request) -> bool:
+    """Whether a certain day, week or month is asked for; otherwise a feed goes on with the newest one."""
+    return Parameters(request.query_params).date("start") is not None
 
 
 def _number(request: Request) -> int | str:
@@ -152,9 +159,9 @@ def _page(request: Request) -> FeedPage:
         heading = "Latest papers"
     pages = Pager(
         to(page=number - 1 if number > 2 else "") if number > 1 else "",
-        "Newer papers",
+        "Previous papers" if period == TRENDING else "Newer papers",
         to(page=number + 1) if more else "",
-        "Older papers",
+        "More papers" if period == TRENDING else "Older papers",
     )
     shown = f"{heading} on {topic}" if topic else heading
     return FeedPage(
@@ -163,7 +170,7 @@ def _page(request: Request) -> FeedPage:
         description=f"{shown}, with the verdicts of those that run.",
         section="papers",
         notices=tuple(asked.notices),
-        alternates=_alternates(request, site, topic, period, start),
+        alternates=_alternates(request, site, topic, period, start if _chosen(request) else None),
         heading=heading,
         period=period,
         start=start,

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import func, select
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from working_papers.daily.accounts.accounts import list_accounts
-from working_papers.daily.catalogue import StoredPaper, papers_by_numbers
+from working_papers.daily.accounts.models import AccountRow
+from working_papers.daily.catalogue import PAPERS, StoredPaper, papers_by_numbers
 from working_papers.daily.community.activity import Activity
 from working_papers.daily.community.models import SubmissionRow
 from working_papers.daily.community.trending import trending
-from working_papers.daily.feed import feed
+from working_papers.daily.feed import Period, feed, period_of
 from working_papers.daily.search import IndexDamaged
 from working_papers.database import reading
 from working_papers.web.limits import limit
-from working_papers.web.markdown import paper_markdown
-from working_papers.web.papers import PaperView, latest_papers, search_titles, with_activity, with_rooms
-from working_papers.web.routes.papers import found_paper, similar_papers
+from working_papers.web.papers import (
+    CURSOR,
+    PaperView,
+    latest_papers,
+    page_of_papers,
+    search_titles,
+    with_activity,
+    with_rooms,
+)
+from working_papers.web.routes.papers import found_paper
 from working_papers.web.site import Site, cached, site_of
 from working_papers.web.visitors import api_account, visitor_of
 
@@ -42,18 +49,11 @@ _MONTH = re.compile(r"(\d{4})-(\d{2})")
 
 
 def _bad(sentence: str) -> HTTPException:
-    return HTTPException(400, sentence, {"X-Error-Message": sentence.encode("ascii", "replace").decode()})
+    return HTTPException(400, sentence)
 
 
-def _json(request: Request, content: Any, status: int = 200) -> Response:
-    body = orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
-    if status != 200:
-        return Response(body, status, media_type="application/json")
-    response = cached(request, body, "application/json")
-    asked = request.headers.get("x-request-id") or request.headers.get("x-amzn-trace-id")
-    if asked and len(asked) <= 200 and asked.isascii() and asked.isprintable():
-        response.headers["X-Request-Id"] = asked
-    return response
+def _json(request: Request, content: Any) -> Response:
+    return cached(request, orjson.dumps(content), "application/json")
 
 
 # What a paper looks like ------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _number(request: Request, name: str, default: int, low: int, high: int) -> i
     return int(text)
 
 
-def _period(request: Request) -> tuple[str, dt.date] | None:
+def _period(request: Request) -> tuple[Period, dt.date] | None:
     """The day, week or month that is asked for."""
     given = [(name, request.query_params.get(name, "")) for name in ("date", "week", "month")]
     given = [(name, text) for name, text in given if text]
@@ -159,7 +159,9 @@ def _period(request: Request) -> tuple[str, dt.date] | None:
         if found is None:
             raise ValueError
         first, second = int(found[1]), int(found[2])
-        return (name, dt.date.fromisocalendar(first, second, 1) if name == "week" else dt.date(first, second, 1))
+        if name == "week":
+            return "week", dt.date.fromisocalendar(first, second, 1)
+        return "month", dt.date(first, second, 1)
     except ValueError:
         example = {"date": "2025-10-07", "week": "2025-W41", "month": "2025-10"}[name]
         raise _bad(f"{name} is {text[:40]!r}; expected e.g. {example}") from None
@@ -190,34 +192,42 @@ def daily_papers(request: Request) -> Response:
     return _json(request, [listed(site, request, paper) for paper in _views(site, papers)])
 
 
-def _of_period(site: Site, period: tuple[str, dt.date], sort: str, count: int, offset: int) -> list[StoredPaper]:
+def _of_period(site: Site, period: tuple[Period, dt.date], sort: str, count: int, offset: int) -> list[StoredPaper]:
     kind, start = period
-    chosen: Any = kind
     if sort != "trending":
-        return feed(site.engine, chosen, start, None, count, offset).papers
-    # Of a period all papers are ranked: those that trend first, the others as they came.
-    rank = {number: place for place, (number, _) in enumerate(site.trending())}
-    everything = feed(site.engine, chosen, start, None, MOST_LISTED * 20, 0).papers
-    key: Callable[[StoredPaper], int] = lambda paper: rank.get(paper.number, len(rank))  # noqa: E731 - typed
-    return sorted(everything, key=key)[offset : offset + count]
-
-
-def _submitted(site: Site, name: str, period: tuple[str, dt.date] | None, count: int, offset: int) -> list[StoredPaper]:
-    accounts = [account.id for account in list_accounts(site.engine) if account.name.casefold() == name.casefold()]
-    query = select(SubmissionRow.number).where(SubmissionRow.account_id.in_(accounts))
+        return feed(site.engine, kind, start, None, count, offset).papers
+    # Those of the period that trend come first, the others as they came.
+    within = PAPERS.c.day.between(*period_of(start, kind))
+    ranked = [number for number, _ in site.trending()]
+    query = select(PAPERS.c.number).where(within)
     with reading(site.engine) as connection:
-        numbers = list(connection.execute(query.order_by(SubmissionRow.created.desc())).scalars())
+        inside = set(connection.execute(query.where(PAPERS.c.number.in_(ranked))).scalars())
+        first = [number for number in ranked if number in inside]
+        numbers = first[offset : offset + count]
+        others = query.where(PAPERS.c.number.not_in(first)).order_by(PAPERS.c.day.desc(), PAPERS.c.number)
+        others = others.offset(max(0, offset - len(first))).limit(count - len(numbers))
+        numbers += connection.execute(others).scalars()
+    return papers_by_numbers(site.engine, numbers)
+
+
+def _submitted(
+    site: Site, name: str, period: tuple[Period, dt.date] | None, count: int, offset: int
+) -> list[StoredPaper]:
+    accounts = select(AccountRow.id).where(func.lower(AccountRow.name) == name.lower())
+    query = select(SubmissionRow.number).where(SubmissionRow.account_id.in_(accounts))
     if period is not None:
-        kind: Any = period[0]
-        inside = {paper.number for paper in feed(site.engine, kind, period[1], None, MOST_LISTED * 20, 0).papers}
-        numbers = [number for number in numbers if number in inside]
-    return papers_by_numbers(site.engine, numbers[offset : offset + count])
+        query = query.join(PAPERS, PAPERS.c.number == SubmissionRow.number)
+        query = query.where(PAPERS.c.day.between(*period_of(period[1], period[0])))
+    query = query.order_by(SubmissionRow.created.desc(), SubmissionRow.number.desc()).limit(count).offset(offset)
+    with reading(site.engine) as connection:
+        numbers = list(connection.execute(query).scalars())
+    return papers_by_numbers(site.engine, numbers)
 
 
 @router.get("/api/papers/search")
 def search_papers(request: Request) -> Response:
     """Papers that the words find."""
-    limit(request, "search", *SEARCHES)
+    limit(request, "hub_search", *SEARCHES)
     site = site_of(request)
     query = request.query_params.get("q", "").replace("\x00", " ").strip()
     count = _number(request, "limit", SEARCH_LIMIT, 1, MOST_FOUND)
@@ -247,12 +257,14 @@ def all_papers(request: Request) -> Response:
     limit(request, "api", *CALLS)
     site = site_of(request)
     count = _number(request, "limit", LIST_LIMIT, 1, MOST_LISTED)
-    offset = _number(request, "cursor", 0, 0, 10**9)
-    papers = latest_papers(site.engine, topic=None, limit=count, offset=offset)
+    cursor = request.query_params.get("cursor", "")
+    if cursor and not re.fullmatch(CURSOR, cursor):
+        raise _bad(f"cursor is {cursor[:40]!r}; expected the one of the link to the next page")
+    papers, following = page_of_papers(site.engine, limit=count, cursor=cursor)
     response = _json(request, [listed(site, request, paper) for paper in _views(site, papers)])
-    if len(papers) == count:
-        following = site.absolute(request, f"/api/papers?cursor={offset + count}&limit={count}")
-        response.headers["Link"] = f'<{following}>; rel="next"'
+    if following is not None:
+        target = site.absolute(request, f"/api/papers?cursor={following}&limit={count}")
+        response.headers["Link"] = f'<{target}>; rel="next"'
     return response
 
 
@@ -270,20 +282,6 @@ def paper_info(request: Request, paper_id: str) -> Response:
         "numTotalDatasets": 0,
     }
     return _json(request, {**flat_paper(paper), **empty})
-
-
-@router.get("/papers/{paper_id:path}.md")
-def read_paper(request: Request, paper_id: str) -> Response:
-    """One paper as Markdown."""
-    return markdown_response(request, paper_id)
-
-
-def markdown_response(request: Request, paper_id: str) -> Response:
-    """The paper for readers of Markdown, people and programs."""
-    site = site_of(request)
-    (paper,) = with_activity(site.engine, [found_paper(site, paper_id)], None)
-    text = paper_markdown(paper, similar_papers(site, paper), site.absolute(request, paper.href))
-    return cached(request, text.encode("utf-8", "replace"), "text/markdown; charset=utf-8")
 
 
 @router.get("/api/agent-harnesses")

@@ -16,10 +16,13 @@ from working_papers.bench.store import FAILED, Run
 from working_papers.daily.catalogue import StoredPaper, get_paper
 from working_papers.database import reading
 from working_papers.web.bibtex import bibtex
-from working_papers.web.community import comment_views, shared_views
+from working_papers.web.citation import citation_tags
+from working_papers.web.community import DEEPEST_PAGE, comment_views, shared_views
 from working_papers.web.contexts import Alternate, PaperPage, RunView
+from working_papers.web.markdown import paper_markdown, prefers_markdown
 from working_papers.web.middleware import FIGURE_POLICY
 from working_papers.web.papers import PaperView, room_json, with_activity, with_rooms
+from working_papers.web.parameters import Parameters
 from working_papers.web.site import Site, cached, file_response, html, json, site_of
 from working_papers.web.text import lead
 from working_papers.web.verdicts import State, figure_of
@@ -83,6 +86,19 @@ def paper_bibtex(request: Request, paper_id: str) -> Response:
     return cached(request, bibtex([paper]).encode(), "application/x-bibtex; charset=utf-8")
 
 
+@router.get("/papers/{paper_id:path}.md")
+def paper_as_markdown(request: Request, paper_id: str) -> Response:
+    """The paper as Markdown, for people and programs; `hf papers read` asks for it."""
+    return _markdown(request, found_paper(site_of(request), paper_id))
+
+
+def _markdown(request: Request, paper: PaperView) -> Response:
+    site = site_of(request)
+    (paper,) = with_activity(site.engine, [paper], None)
+    text = paper_markdown(paper, similar_papers(site, paper), site.absolute(request, paper.href))
+    return cached(request, text.encode("utf-8", "replace"), "text/markdown; charset=utf-8")
+
+
 @router.get("/papers/{paper_id:path}")
 def paper_page(request: Request, paper_id: str) -> Response:
     """The page of one paper; other ids of it (a room's slug, a version, an older id) lead there."""
@@ -90,9 +106,11 @@ def paper_page(request: Request, paper_id: str) -> Response:
     paper = found_paper(site, paper_id)
     if paper.id != paper_id:
         return RedirectResponse(paper.href, 308)
-    if request.headers.get("accept", "").startswith("text/markdown"):
-        return RedirectResponse(f"{paper.href}.md", 303)
-    (paper,) = with_activity(site.engine, [paper], visitor_of(request).account)
+    if prefers_markdown(request.headers.get("accept", "")):
+        return _varying(_markdown(request, paper))
+    reader, asked = visitor_of(request).account, Parameters(request.query_params)
+    (paper,) = with_activity(site.engine, [paper], reader)
+    comments, comment_pages = comment_views(site.engine, paper, reader, asked.page(DEEPEST_PAGE))
     room = paper.room
     about = room.finding if room and room.record else paper.lead
     page = PaperPage(
@@ -100,6 +118,7 @@ def paper_page(request: Request, paper_id: str) -> Response:
         title=paper.title,
         description=lead(about, 200),
         section="papers",
+        notices=(*asked.notices, *(("This paper is here already.",) if asked.flag("known") else ())),
         alternates=(
             Alternate(f"{paper.href}.json", "application/json", "JSON"),
             Alternate(f"{paper.href}.bib", "application/x-bibtex", "BibTeX"),
@@ -109,12 +128,19 @@ def paper_page(request: Request, paper_id: str) -> Response:
         similar=similar_papers(site, paper),
         bibtex=bibtex([paper]),
         runs=_runs(site, paper) if room and room.runnable else (),
-        meta=tuple(_citation(paper)),
-        comments=comment_views(site.engine, paper.stored.number, visitor_of(request).account),
+        meta=tuple(citation_tags(paper)),
+        comments=comments,
+        comment_pages=comment_pages,
         jobs=tuple(list_jobs(site.engine, slug=room.slug, active=True)) if room and room.runnable else (),
         shared=shared_views(site.engine, room.slug) if room and room.runnable else (),
     )
-    return html(request, page)
+    return _varying(html(request, page))
+
+
+def _varying(response: Response) -> Response:
+    """Says to caches that the page has two forms under one address."""
+    response.headers.add_vary_header("Accept")
+    return response
 
 
 def found_paper(site: Site, paper_id: str) -> PaperView:
@@ -135,28 +161,6 @@ def found_paper(site: Site, paper_id: str) -> PaperView:
 def similar_papers(site: Site, paper: PaperView) -> tuple[PaperView, ...]:
     """Papers like it."""
     return with_rooms(site.similar(paper.stored, SIMILAR), site.rooms)
-
-
-def _citation(paper: PaperView) -> list[tuple[str, str]]:
-    """Meta tags that Zotero and Google Scholar read."""
-    tags = [("citation_title", paper.title)]
-    tags += [("citation_author", name) for name in paper.authors]
-    if paper.published:
-        tags.append(("citation_publication_date", f"{paper.published:%Y/%m/%d}"))
-        tags.append(("citation_date", f"{paper.published:%Y/%m/%d}"))
-    if paper.arxiv:
-        tags.append(("citation_arxiv_id", paper.arxiv))
-    if paper.pdf:
-        tags.append(("citation_pdf_url", paper.pdf))
-    if paper.doi:
-        tags.append(("citation_doi", paper.doi))
-    if paper.venue:
-        tags.append(("citation_journal_title", paper.venue))
-    if paper.abstract:
-        tags.append(("citation_abstract", paper.abstract))
-    if paper.link:
-        tags.append(("citation_public_url", paper.link))
-    return tags
 
 
 # Runs of this installation ----------------------------------------------------------------------------------------

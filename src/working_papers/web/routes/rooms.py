@@ -10,10 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from working_papers.bench.paper import TOPICS
+from working_papers.web.bibtex import bibtex
 from working_papers.web.contexts import Alternate, Column, RoomsPage
-from working_papers.web.papers import room_json
+from working_papers.web.feeds import atom, changed
+from working_papers.web.papers import PaperView, room_json
 from working_papers.web.parameters import Parameters, address
-from working_papers.web.site import html, json, site_of
+from working_papers.web.site import cached, html, json, site_of
 from working_papers.web.verdicts import STATES, RoomView, State
 
 router = APIRouter(include_in_schema=False)
@@ -48,6 +50,34 @@ def rooms_json(request: Request) -> Response:
     return json(request, content)
 
 
+@router.get("/rooms.bib")
+def rooms_bibtex(request: Request) -> Response:
+    """The papers of the same rooms as BibTeX."""
+    body = bibtex(_papers(request, _page(request))).encode()
+    return cached(request, body, "application/x-bibtex; charset=utf-8")
+
+
+@router.get("/rooms.atom")
+def rooms_atom(request: Request) -> Response:
+    """The same rooms as an Atom feed, the newest verdict first: for a reader who waits for verdicts."""
+    page = _page(request)
+    given = {"topic": page.topics.chosen, "verdict": page.verdict}
+    papers = sorted(_papers(request, page), key=lambda paper: (changed(paper), paper.id), reverse=True)
+    return atom(
+        request,
+        site_of(request),
+        heading=f"Verdicts on {page.topics.chosen}" if page.topics.chosen else "Verdicts",
+        here=address("/rooms.atom", **given),
+        page=address("/rooms", **given),
+        papers=papers,
+    )
+
+
+def _papers(request: Request, page: RoomsPage) -> list[PaperView]:
+    known = site_of(request).papers_of_rooms()
+    return [known[room.slug] for room in page.rooms if room.slug in known]
+
+
 def _page(request: Request) -> RoomsPage:
     site, asked = site_of(request), Parameters(request.query_params)
     sort = asked.choice("sort", tuple(SORTS), "verdict")
@@ -73,7 +103,11 @@ def _page(request: Request) -> RoomsPage:
         description="Every paper with a room, and what its study found.",
         section="rooms",
         notices=tuple(asked.notices),
-        alternates=(Alternate(address("/rooms.json", topic=topic, verdict=verdict), "application/json", "JSON"),),
+        alternates=(
+            Alternate(address("/rooms.atom", topic=topic, verdict=verdict), "application/atom+xml", "Atom"),
+            Alternate(address("/rooms.json", topic=topic, verdict=verdict), "application/json", "JSON"),
+            Alternate(address("/rooms.bib", topic=topic, verdict=verdict), "application/x-bibtex", "BibTeX"),
+        ),
         tally=site.tally(),
         wall=tuple(
             (name, tuple(sorted(rooms, key=lambda room: (ORDER.index(room.state), room.slug))))

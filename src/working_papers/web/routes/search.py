@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from working_papers.daily.catalogue import papers_by_numbers
 from working_papers.daily.community.saved_searches import PARAMETERS
 from working_papers.daily.search import IndexDamaged, SearchResult
+from working_papers.database import now
 from working_papers.web.bibtex import bibtex
 from working_papers.web.contexts import Alternate, Found, Pager, SearchPage
 from working_papers.web.feeds import atom
@@ -30,6 +32,9 @@ PAGE = 20
 DEEPEST_PAGE = 50
 LONGEST_QUERY = 4_000
 """Characters of a query that are read."""
+
+SPANS = (30, 365)
+"""Days that a feed looks back, before it looks at all papers."""
 
 SEARCHES_A_MINUTE = 120
 """Of one client; a reader who types fast makes a few."""
@@ -68,19 +73,54 @@ def search_bibtex(request: Request) -> Response:
 
 @router.get("/search.atom")
 def search_atom(request: Request) -> Response:
-    """What was found as an Atom feed, the newest first: for a reader that comes back every day."""
-    page = _page(request)
-    papers = sorted((each.paper for each in page.found), key=lambda paper: paper.date, reverse=True)
-    given = {**page.savable, "from": page.first_day, "to": page.last_day}
-    heading = f"Search: {page.query[:80]}" if page.query else "Search"
+    """The newest of what is found as an Atom feed: for a reader that comes back every day."""
+    asked = Parameters(request.query_params)
+    query = {name: value for name in PARAMETERS if (value := asked.text(name))}
+    days = asked.date("from"), asked.date("to")
+    given = {**query, "from": days[0], "to": days[1]}
+    heading = f"Search: {query['q'][:80]}" if "q" in query else "Search"
     return atom(
         request,
         site_of(request),
         heading=heading,
         here=address("/search.atom", **given),
         page=address("/search", **given),
-        papers=papers,
+        papers=newest_found(request, query, days),
     )
+
+
+def newest_found(
+    request: Request, asked: Mapping[str, str], days: tuple[dt.date | None, dt.date | None] = (None, None)
+) -> tuple[PaperView, ...]:
+    """What a search finds among the papers of late, the newest first.
+
+    The best of all papers would hardly change from day to day: where no days are asked for, the last month is searched
+    first, and more only when that is not enough for a page.
+
+    Args:
+        request: the present one, which counts as a search.
+        asked: parameters of the search page, those that are filled in.
+        days: first and last day.
+    """
+    site, query, topic = site_of(request), asked.get("q", "")[:LONGEST_QUERY], asked.get("topic", "")
+    verdict = asked.get("verdict", "") if asked.get("verdict") in (*STATES, "stale") else ""
+    if not query and not topic and not verdict and not asked.get("runnable") and days == (None, None):
+        return ()
+    limit(request, "search", SEARCHES_A_MINUTE, 60)
+    only = _only(site, bool(asked.get("runnable")), verdict)
+    today = now().date()
+    spans = [(today - dt.timedelta(days=span), None) for span in SPANS] if days == (None, None) else []
+    for span in (*spans, days):
+        result = _search(site, query, span, topic, only, 1)
+        if result is None:
+            stored = search_titles(site.engine, query, days=days, only=only, limit=PAGE)
+            stored = [paper for paper in stored if not topic or topic in paper.categories]
+            break
+        stored = papers_by_numbers(site.engine, [hit.number for hit in result.hits])
+        if result.total >= PAGE:
+            break
+    stored.sort(key=lambda paper: (paper.day, paper.number), reverse=True)
+    return with_activity(site.engine, with_rooms(stored, site.rooms), None)
 
 
 def _page(request: Request) -> SearchPage:

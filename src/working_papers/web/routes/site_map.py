@@ -18,11 +18,11 @@ from working_papers.web.site import Site, cached, site_of
 
 router = APIRouter(include_in_schema=False)
 
-PART = 50_000
-"""Addresses of one part; more are not allowed."""
+PART = 49_000
+"""Numbers of papers in one part; more than 50,000 addresses are not allowed, and the first part has some others."""
 
 AT_ONCE = 2_000
-FIXED = ("/", "/feed", "/rooms")
+FIXED = ("/", "/feed", "/rooms", "/api/docs")
 CLOSED = ("/account", "/api/", "/comments/", "/digest/", "/outbox", "/runs/", "/search", "/sign-in", "/submit")
 _OPEN = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _NAMESPACE = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
@@ -31,7 +31,7 @@ _NAMESPACE = 'xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"'
 @router.get("/robots.txt")
 def robots(request: Request) -> Response:
     """Pages are welcome to be read; searching and what belongs to accounts is left out."""
-    lines = ["User-agent: *", *(f"Disallow: {path}" for path in CLOSED)]
+    lines = ["User-agent: *", *(f"Disallow: {path}" for path in CLOSED), "Allow: /api/docs"]
     lines.append(f"Sitemap: {site_of(request).absolute(request, '/sitemap.xml')}")
     return PlainTextResponse("\n".join(lines) + "\n")
 
@@ -40,9 +40,7 @@ def robots(request: Request) -> Response:
 def index(request: Request) -> Response:
     """The parts: papers by their numbers."""
     site = site_of(request)
-    with reading(site.engine) as connection:
-        last = connection.execute(select(PAPERS.c.number).order_by(PAPERS.c.number.desc()).limit(1)).scalar() or 0
-    parts = [f"/sitemap-{part}.xml" for part in range(last // PART + 1)]
+    parts = [f"/sitemap-{part}.xml" for part in range(_last(site) + 1)]
     entries = "".join(f"<sitemap><loc>{xml(site.absolute(request, part))}</loc></sitemap>\n" for part in parts)
     body = f"{_OPEN}<sitemapindex {_NAMESPACE}>\n{entries}</sitemapindex>\n"
     return cached(request, body.encode(), "application/xml; charset=utf-8")
@@ -52,10 +50,17 @@ def index(request: Request) -> Response:
 def part_of_it(request: Request, part: int) -> Response:
     """One part, written as it is read: three million papers need no more memory than a few thousand."""
     site = site_of(request)
-    if part > 100_000:
+    if part > _last(site):
         raise HTTPException(404, "There is no such part of the site map.")
     base = site.absolute(request, "")
     return StreamingResponse(_lines(site, base, part), media_type="application/xml; charset=utf-8")
+
+
+def _last(site: Site) -> int:
+    """The last part, counted from 0; the first one is there even without papers."""
+    with reading(site.engine) as connection:
+        last = connection.execute(select(PAPERS.c.number).order_by(PAPERS.c.number.desc()).limit(1)).scalar() or 0
+    return int(last) // PART
 
 
 def _lines(site: Site, base: str, part: int) -> Iterator[str]:

@@ -35,30 +35,39 @@ if (navigator.clipboard) {
   }
 }
 
-// A vote in place; without scripts the form does the same and comes back.
-for (const form of document.querySelectorAll("form[data-vote]")) {
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const button = form.querySelector("button");
-    button.disabled = true;
-    try {
-      const answer = await fetch(form.action, {
-        method: "POST",
-        headers: { Accept: "application/json" },
-        body: new URLSearchParams(new FormData(form)),
-      });
-      if (!answer.ok) throw new Error(String(answer.status));
-      const { votes, voted } = await answer.json();
-      button.setAttribute("aria-pressed", String(voted));
-      form.querySelector("[data-count]").textContent = votes;
-      form.action = form.action.replace(/\/(un)?vote$/, voted ? "/unvote" : "/vote");
-      button.disabled = false;
-      button.focus();
-    } catch {
-      button.disabled = false;
-      form.submit();
-    }
-  });
+// A vote in place, said aloud; without scripts the form does the same and comes back.
+const votes = document.querySelectorAll("form[data-vote]");
+if (votes.length) {
+  const said = document.createElement("p");
+  said.className = "hidden";
+  said.setAttribute("role", "status");
+  said.setAttribute("aria-live", "polite");
+  document.querySelector("main").append(said);
+  for (const form of votes) {
+    let busy = false;
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      if (busy) return;
+      busy = true;
+      try {
+        const answer = await fetch(form.action, {
+          method: "POST",
+          headers: { Accept: "application/json" },
+          body: new URLSearchParams(new FormData(form)),
+        });
+        if (!answer.ok) throw new Error(String(answer.status));
+        const { votes, voted } = await answer.json();
+        form.querySelector("button").setAttribute("aria-pressed", String(voted));
+        form.querySelector("[data-count]").textContent = String(votes).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+        form.action = form.action.replace(/\/(un)?vote$/, voted ? "/unvote" : "/vote");
+        said.textContent = `${voted ? "Your vote counts" : "Your vote is taken back"}. Votes: ${votes}.`;
+      } catch {
+        form.submit(); // the page that comes says what is wrong
+      } finally {
+        busy = false;
+      }
+    });
+  }
 }
 
 // A run that goes on: its progress as it comes, and the page anew when it has ended.
