@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -140,4 +142,21 @@ def test_over_http_whoever_asks_brings_their_token(
         assert asyncio.run(ask(address, "", "run", {"paper": "normuon"})).is_error
         assert asyncio.run(ask(address, "wp_wrong", "run", {"paper": "normuon"})).is_error
         started = content_of(asyncio.run(ask(address, root, "run", {"paper": "normuon", "scale": "smoke"})))
+        # A page of another site that a browser on this machine shows must not get at it.
+        for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+            headers |= {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+            request = urllib.request.Request(address, b"{}", headers)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=20)
+            assert caught.value.code in (403, 421)
+            caught.value.close()
     assert json.dumps(started) and [job.id for job in list_jobs(furnished)] == [started["job"]]
+
+
+def test_without_the_package_the_command_says_what_to_install(home: Path) -> None:
+    program = (
+        "import sys; sys.modules['mcp'] = None; sys.argv[1:] = ['mcp']; from working_papers.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0 and "pip install 'working-papers[mcp]'" in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
