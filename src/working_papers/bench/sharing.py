@@ -10,7 +10,9 @@ from typing import Any
 
 import orjson
 from pydantic import ValidationError
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from working_papers.bench.checks import Answer, joint
 from working_papers.bench.code_hash import code_hash
@@ -64,22 +66,24 @@ def receive_run(engine: Engine, rooms: Mapping[str, Room], account_id: int, data
     content = record.model_dump(mode="json")
     digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
     same = record.code_hash == code_hash(room)
+    values: dict[str, Any] = {
+        "slug": record.slug,
+        "account_id": account_id,
+        "digest": digest,
+        "code_hash": record.code_hash,
+        "same_code": same,
+        "answer": record.answer,
+        "record": content,
+        "received": now(),
+    }
+    insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+    adding = insert(SharedRunRow).values(**values).on_conflict_do_nothing(index_elements=["digest"])
     with engine.begin() as connection:
-        known = connection.execute(select(SharedRunRow.id).where(SharedRunRow.digest == digest)).scalar()
-        if known is not None:
-            return Received(int(known), new=False, same_code=same)
-        values: dict[str, Any] = {
-            "slug": record.slug,
-            "account_id": account_id,
-            "digest": digest,
-            "code_hash": record.code_hash,
-            "same_code": same,
-            "answer": record.answer,
-            "record": content,
-            "received": now(),
-        }
-        made = connection.execute(insert(SharedRunRow).values(**values).returning(SharedRunRow.id))
-        return Received(int(made.scalar_one()), new=True, same_code=same)
+        made = connection.execute(adding.returning(SharedRunRow.id)).scalar()
+        if made is not None:
+            return Received(int(made), new=True, same_code=same)
+        known = connection.execute(select(SharedRunRow.id).where(SharedRunRow.digest == digest)).scalar_one()
+        return Received(int(known), new=False, same_code=same)
 
 
 def _check(record: Record, reference: Record | None) -> None:
