@@ -183,7 +183,8 @@ def test_a_run_of_another_machine_is_shown_beside_the_verdict(
     assert "Replicated on other machines" in page and "sent by Ada" in page and page.count("Other code") == 1
     assert "<script>x" not in page
     assert client.get("/api/v1/rooms/normuon/verdict").json()["record"]["code_hash"] == content["code_hash"]
-    assert [each["id"] for each in client.get("/api/v1/shared-runs?slug=normuon").json()] == [2, 1]
+    numbers = [each["id"] for each in client.get("/api/v1/shared-runs?slug=normuon").json()]
+    assert len(numbers) == 2 and numbers[0] > numbers[1] == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Criticality, kernel recursions and finite-width fluctuations of deep networks (arXiv 2106.10165)."""
+
+from working_papers.papers.deep_learning_theory.method import (
+    Activation,
+    CriticalPoint,
+    DepthReport,
+    Kinked,
+    MetricMoments,
+    Perceptrons,
+    critical_init_,
+    find_critical,
+    first_kernel,
+    gaussian_mean,
+    kernel_flow,
+    metric_moments,
+    ntk_flow,
+    probe,
+    sample_metric,
+    susceptibilities,
+    vertex_flow,
+)
+
+__all__ = [
+    "Activation",
+    "CriticalPoint",
+    "DepthReport",
+    "Kinked",
+    "MetricMoments",
+    "Perceptrons",
+    "critical_init_",
+    "find_critical",
+    "first_kernel",
+    "gaussian_mean",
+    "kernel_flow",
+    "metric_moments",
+    "ntk_flow",
+    "probe",
+    "sample_metric",
+    "susceptibilities",
+    "vertex_flow",
+]
