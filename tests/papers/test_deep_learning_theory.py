@@ -226,7 +226,7 @@ def test_half_stable_points(act: Activation, K_star: float, C_b: float, C_W: flo
     assert close(point.C_b, C_b, 2e-8) and close(point.C_W, C_W, 2e-8)
 
 
-@pytest.mark.parametrize("act", [F.gelu, F.silu, F.mish, nn.Hardswish()], ids=str)
+@pytest.mark.parametrize("act", [F.gelu, F.silu, F.mish, nn.Hardswish()], ids=["gelu", "silu", "mish", "hardswish"])
 def test_half_stable_points_are_fixed_and_stable_from_one_side(act: Activation) -> None:
     point = find_critical(act)
     assert point.K_star is not None and point.C_b is not None and point.C_W is not None
