@@ -1,0 +1,41 @@
+"""Networks with frozen random weights, and what their box of weights puts out of reach (https://arxiv.org/abs/2008.08427)."""
+
+from working_papers.papers.bandlimited_random_networks.method import (
+    DataCentred,
+    RandomFeatureNet,
+    RidgeletSampler,
+    Sweep,
+    UniformScope,
+    admissibility,
+    fourier_floor,
+    gaussian,
+    gaussian_floor,
+    minimal_scope,
+    outside_energy,
+    reconstruct,
+    ridgelet_transform,
+    scope_sweep,
+    sinc,
+    sinc_error,
+    solve,
+)
+
+__all__ = [
+    "DataCentred",
+    "RandomFeatureNet",
+    "RidgeletSampler",
+    "Sweep",
+    "UniformScope",
+    "admissibility",
+    "fourier_floor",
+    "gaussian",
+    "gaussian_floor",
+    "minimal_scope",
+    "outside_energy",
+    "reconstruct",
+    "ridgelet_transform",
+    "scope_sweep",
+    "sinc",
+    "sinc_error",
+    "solve",
+]
