@@ -1,0 +1,43 @@
+"""Permutations learned exactly from the one-hot vectors, by ensembles of wide networks (arXiv 2502.16763)."""
+
+from working_papers.papers.permutation_learning.method import (
+    Ensemble,
+    EnsembleFit,
+    Fit,
+    InfiniteWidthEnsemble,
+    Kernel,
+    PermutationTheory,
+    TwoLayerReLU,
+    binary_inputs,
+    largest_outputs,
+    limit_kernels,
+    majority_vote,
+    round_average,
+    size_reaching,
+    subset_averages,
+    tangent_kernel,
+    train_ensemble,
+    train_exact,
+    unit_norm,
+)
+
+__all__ = [
+    "Ensemble",
+    "EnsembleFit",
+    "Fit",
+    "InfiniteWidthEnsemble",
+    "Kernel",
+    "PermutationTheory",
+    "TwoLayerReLU",
+    "binary_inputs",
+    "largest_outputs",
+    "limit_kernels",
+    "majority_vote",
+    "round_average",
+    "size_reaching",
+    "subset_averages",
+    "tangent_kernel",
+    "train_ensemble",
+    "train_exact",
+    "unit_norm",
+]
