@@ -4,9 +4,8 @@ A network is g(x) = Σ_i c_i σ(a_i·x − b_i); a and b are drawn once, only c 
 the ridgelet transform R(a, b) of the target: the part outside the box from which a and b come is lost. Letters: n =
 hidden units, N = samples, d = input dimension, A and B = points of the grids of a and b, λ = half width of a box.
 
-Source: Li, Sonoda, Cao, Wang, Liang 2020 (https://arxiv.org/abs/2008.08427), sections 3 and 4; no official code was
-found. The transform pairs and the two floors are derived here; the paper's own bound has the form of `outside_energy`
-(from memory, its constants were not read).
+Source: Li, Sonoda, Cao, Wang, Liang 2020 (https://arxiv.org/abs/2008.08427), sections 3 and 4. The transform pairs and
+the floors are derived here; the paper's bound has the form of `outside_energy` (from memory, without its constants).
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ CHUNK = 2**22
 """Numbers of one intermediate array of an integral."""
 
 Activation = Callable[[Tensor], Tensor]
-
-
-# Activations whose transforms are known ---------------------------------------------------------------------------
 
 
 def gaussian(z: Tensor, order: int = 0) -> Tensor:
@@ -51,18 +47,26 @@ def gaussian(z: Tensor, order: int = 0) -> Tensor:
 
 
 def sinc(z: Tensor) -> Tensor:
-    """sin(z) / z, whose Fourier transform is π on [-1, 1] and nothing outside."""
+    """sin(z) / z, whose Fourier transform is π on [-1, 1] and nothing outside.
+
+    Args:
+        z: any shape.
+    """
     return torch.sinc(z / math.pi)
 
 
 def admissibility(order: int = 0) -> float:
-    """C = 2π order! of the pair σ = `gaussian(order)`, ρ = -`gaussian(order + 2)` in one dimension: f = S[R[f]] / C."""
+    """C = 2π order! of the pair σ = `gaussian(order)`, ρ = -`gaussian(order + 2)` in one dimension: f = S[R[f]] / C.
+
+    Args:
+        order: of the activation.
+
+    Raises:
+        ValueError: the order is negative.
+    """
     if order < 0:
         raise ValueError(f"order must be 0 or more, got {order}")
     return 2 * math.pi * math.factorial(order)
-
-
-# The ridgelet transform in one dimension --------------------------------------------------------------------------
 
 
 def ridgelet_transform(f: Tensor, x: Tensor, a: Tensor, b: Tensor, order: int = 0) -> Tensor:
@@ -155,9 +159,6 @@ def _spacing(name: str, grid: Tensor) -> float:
     return step
 
 
-# Floors that hold for every width ---------------------------------------------------------------------------------
-
-
 def fourier_floor(f: Tensor, dx: float, band: float) -> Tensor:
     """(1 / 2π) ∫_{|ω| > band} |f̂|² dω: what no network of `sinc` units with |a| ≤ band gets below, in squared L² on R.
 
@@ -241,9 +242,6 @@ def _gauss_legendre(points: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
     node, weight = np.polynomial.legendre.leggauss(points)
     return torch.from_numpy(node).to(like), torch.from_numpy(weight).to(like)
-
-
-# Where weights come from ------------------------------------------------------------------------------------------
 
 
 class Sampler(Protocol):
@@ -338,9 +336,6 @@ class DataCentred:
         return a, (a * point).sum(-1)
 
 
-# Networks ---------------------------------------------------------------------------------------------------------
-
-
 def solve(features: Tensor, y: Tensor, ridge: float = 0.0, max_norm: float | None = None) -> Tensor:
     """Coefficients that minimise ‖Φ c - y‖² / N + ridge ‖c‖², or the best ones with ‖c‖ ≤ max_norm.
 
@@ -398,13 +393,7 @@ class RandomFeatureNet(nn.Module):
     b: Tensor
 
     def __init__(
-        self,
-        d: int,
-        n: int,
-        act: Activation,
-        sampler: Sampler,
-        seed: int = 0,
-        dtype: torch.dtype = torch.float64,
+        self, d: int, n: int, act: Activation, sampler: Sampler, seed: int = 0, dtype: torch.dtype = torch.float64
     ) -> None:
         super().__init__()
         if d < 1 or n < 1:
