@@ -109,8 +109,8 @@ def test_mixed_precision_trains_and_keeps_float32_weights(precision: Precision) 
     exact, _ = train(40)
     assert not torch.equal(losses, exact)
     # The first loss is of the same weights and dropout; later ones may lag by steps that the loss scaler skipped.
-    assert losses[0] == pytest.approx(exact[0], rel=0.02)
-    assert losses[-10:].mean() == pytest.approx(exact[-10:].mean(), rel=0.3)
+    assert losses[0] == pytest.approx(float(exact[0]), rel=0.02)
+    assert float(losses[-10:].mean()) == pytest.approx(float(exact[-10:].mean()), rel=0.3)
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
