@@ -20,7 +20,7 @@ from sqlalchemy import Engine, func, select, update
 
 from tests.mail_server import Start
 from working_papers.config import Settings
-from working_papers.daily.accounts.accounts import make_account
+from working_papers.daily.accounts.accounts import close, make_account
 from working_papers.daily.catalogue import get_paper, sync_rooms
 from working_papers.daily.community.saved_searches import save_search
 from working_papers.daily.community.votes import vote
@@ -279,6 +279,37 @@ def test_addresses_that_refuse_several_digests_are_left_alone(
     assert len(handler.taken) == BOUNCES + 1 and {recipient for recipient, _ in handler.taken} == {BOB}
 
 
+@pytest.mark.parametrize("account", [False, True])
+def test_an_address_that_was_mended_may_subscribe_again(papers: Engine, settings: Settings, account: bool) -> None:
+    add(papers, ADA)
+    liked(papers)
+    for days in range(BOUNCES):
+        queue_issue(papers, settings, "daily", today=TODAY + dt.timedelta(days=days))
+        with papers.begin() as connection:
+            connection.execute(update(MailRow).where(MailRow.status == "queued").values(status=BOUNCED))
+    assert end_bounced(papers) == [ADA]
+    owner = make_account(papers, ADA).id if account else None
+    with papers.begin() as connection:
+        made = subscribe(connection, ADA, Wish(), account_id=owner)
+    assert end_bounced(papers) == [], "what was refused before does not count, confirmed yet or not"
+    assert account or confirm(papers, made.secret)
+    assert queue_issue(papers, settings, "daily", today=TODAY + dt.timedelta(days=BOUNCES)).queued == 1
+    again = subscription_by_email(papers, ADA)
+    assert again is not None and again.active
+
+
+def test_a_closed_accounts_digest_ends(papers: Engine, settings: Settings) -> None:
+    account = make_account(papers, ADA)
+    with papers.begin() as connection:
+        subscribe(connection, ADA, Wish(), account_id=account.id)
+    add(papers, BOB)
+    liked(papers)
+    close(papers, account.id)
+    assert queue_issue(papers, settings, "daily", today=TODAY).queued == 1
+    ended = subscription_by_email(papers, ADA)
+    assert ended is not None and ended.end_reason == "the account was closed"
+
+
 def test_one_success_in_between_forgives(papers: Engine, settings: Settings) -> None:
     add(papers, ADA)
     liked(papers)
@@ -303,6 +334,8 @@ def test_somebody_elses_saved_search_is_not_shown(papers: Engine, settings: Sett
     ada, bob = make_account(papers, ADA), make_account(papers, BOB)
     search = save_search(papers, ada.id, {"q": "trees"})
     with closing(Contents(papers, settings, YESTERDAY, YESTERDAY)) as contents:
+        assert contents.search(search.id, bob.id) is None
+        assert contents.search(search.id, ada.id) is not None, "whoever's digest is made first"
         assert contents.search(search.id, bob.id) is None
 
 

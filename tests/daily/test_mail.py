@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,9 @@ def test_starttls_and_login(
 def test_a_password_is_not_sent_over_an_open_line(engine: Engine, settings: Settings) -> None:
     given = {"smtp_host": "mail.example.invalid", "smtp_security": "none", "smtp_user": "x", "smtp_port": 1}
     put(engine, settings)
-    assert "mail.example.invalid:1 cannot be used" in send_due(engine, settings.model_copy(update=given)).problem
+    report = send_due(engine, settings.model_copy(update=given))
+    assert "mail.example.invalid:1 cannot be used: a password is not sent over an open line" in report.problem
+    assert states(engine) == [("test:1", QUEUED, 1)], "it goes once the setting is mended"
 
 
 def test_a_temporary_refusal_is_tried_again_later_and_later(engine: Engine, mail_server: Start) -> None:
@@ -194,6 +197,45 @@ def test_a_server_that_is_away_delays(engine: Engine, settings: Settings, closed
     report = send_due(engine, away)
     assert f"127.0.0.1:{port} cannot be used" in report.problem and report.delayed
     assert {mail.status for mail in list_mails(engine)} == {QUEUED}
+
+
+def test_an_e_mail_that_nobody_foresaw_does_not_keep_the_others_back(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Outbox.send
+
+    def unforeseen(self: Outbox, key: str, recipient: str, message: bytes) -> None:
+        if key == "test:1":
+            raise UnicodeEncodeError("ascii", "é", 0, 1, "not ASCII")
+        send(self, key, recipient, message)
+
+    monkeypatch.setattr(Outbox, "send", unforeseen)
+    put(engine, settings)
+    put(engine, settings, "test:2", "bob@example.org")
+    report = send_due(engine, settings)
+    assert (report.sent, report.delayed) == (1, 1)
+    assert states(engine) == [("test:1", QUEUED, 1), ("test:2", SENT, 1)]
+    (first,) = (mail for mail in list_mails(engine) if mail.key == "test:1")
+    assert "UnicodeEncodeError" in (first.error or "")
+
+
+def test_a_sign_in_link_that_has_expired_in_the_queue_is_not_sent(engine: Engine, settings: Settings) -> None:
+    put(engine, settings, "sign-in:abc")
+    put(engine, settings, "digest:1:1")
+    with engine.begin() as connection:
+        connection.execute(update(MailRow).values(created=now() - dt.timedelta(minutes=16)))
+    report = send_due(engine, settings)
+    assert (report.sent, report.failed) == (1, 1)
+    assert states(engine) == [("sign-in:abc", FAILED, 0), ("digest:1:1", SENT, 1)]
+
+
+def test_messages_are_seven_bit_on_the_line(settings: Settings) -> None:
+    message = make_message(settings, ADA, "Grüße", "Grüße, 你好.\n", "<p>Grüße, 你好.</p>").as_bytes()
+    assert message.isascii()
+    parsed = email.message_from_bytes(message, policy=email.policy.default)
+    assert isinstance(parsed, EmailMessage)
+    body = parsed.get_body(("plain",))
+    assert body is not None and body.get_content().splitlines() == ["Grüße, 你好."]
 
 
 def test_many_senders_at_once_send_each_e_mail_once(engine: Engine, mail_server: Start) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from working_papers.daily.accounts.models import AccountRow, ApiTokenRow, SessionRow
+from working_papers.daily.digest.models import SubscriptionRow
 from working_papers.database import now, reading
 from working_papers.errors import UserError
 
@@ -149,7 +150,7 @@ def rename(engine: Engine, id: int, name: str) -> None:
 
 
 def close(engine: Engine, id: int) -> None:
-    """The account may not sign in any more; its sessions and tokens end. What it wrote stays."""
+    """The account may not sign in any more; its sessions, tokens and digest end. What it wrote stays."""
     moment = now()
     with engine.begin() as connection:
         connection.execute(update(AccountRow).where(_COLUMNS.id == id).values(closed=moment, administrator=False))
@@ -157,6 +158,12 @@ def close(engine: Engine, id: int) -> None:
             connection.execute(
                 update(table).where(table.account_id == id, table.revoked.is_(None)).values(revoked=moment)
             )
+        own = select(_COLUMNS.email).where(_COLUMNS.id == id).scalar_subquery()
+        connection.execute(
+            update(SubscriptionRow)
+            .where(SubscriptionRow.email == own, SubscriptionRow.ended.is_(None))
+            .values(ended=moment, end_reason="the account was closed")
+        )
 
 
 def reopen(engine: Engine, id: int) -> None:

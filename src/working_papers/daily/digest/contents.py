@@ -103,7 +103,7 @@ class Contents:
         self._index: SearchIndex | None = None
         self._index_tried = False
         self._topics: dict[str, Section | None] = {}
-        self._searches: dict[int, Section | None] = {}
+        self._searches: dict[tuple[int, int], Section | None] = {}
         self._trending: Section | None = None
         self._trending_made = False
 
@@ -166,9 +166,10 @@ class Contents:
 
     def search(self, number: int, account_id: int) -> Section | None:
         """The issue's papers that a saved search of the account finds."""
-        if number not in self._searches:
-            self._searches[number] = self._search(number, account_id)
-        return self._searches[number]
+        key = number, account_id  # what is one account's is not another's, whoever's digest is made first
+        if key not in self._searches:
+            self._searches[key] = self._search(number, account_id)
+        return self._searches[key]
 
     def _search(self, number: int, account_id: int) -> Section | None:
         with reading(self.engine) as connection:

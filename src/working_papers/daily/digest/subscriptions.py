@@ -136,7 +136,9 @@ def subscribe(connection: Connection, email: str, wish: Wish, *, account_id: int
             return _subscription(found)
     assert row is not None
     if owned:
-        changes = {**_values(wish), "account_id": account_id, "confirmed": row.confirmed or moment}
+        # What has ended begins anew: what its address refused before does not count against it.
+        since = row.confirmed if row.confirmed is not None and row.ended is None else moment
+        changes = {**_values(wish), "account_id": account_id, "confirmed": since}
         changes |= {"ended": None, "end_reason": None}
     elif row.confirmed is None or row.ended is not None:
         # Ended ones begin anew, from the confirmation on.
@@ -234,19 +236,25 @@ def count_active(engine: Engine) -> dict[str, int]:
 
 
 def end_bounced(engine: Engine) -> list[str]:
-    """End the subscriptions whose address has refused the last few digests; returns the addresses."""
+    """End the subscriptions whose address has refused the last few digests since it asked for them.
+
+    Returns:
+        The addresses.
+    """
     ended = []
     bounced = select(MailRow.recipient).where(MailRow.status == BOUNCED, MailRow.key.startswith("digest:")).distinct()
     with engine.begin() as connection:
         candidates = connection.execute(
-            select(_COLUMNS.id, _COLUMNS.email).where(_COLUMNS.ended.is_(None), _COLUMNS.email.in_(bounced))
+            select(_COLUMNS.id, _COLUMNS.email, _COLUMNS.confirmed).where(
+                _COLUMNS.ended.is_(None), _COLUMNS.confirmed.is_not(None), _COLUMNS.email.in_(bounced)
+            )
         ).all()
         for row in candidates:
             latest = (
                 connection.execute(
                     select(MailRow.status)
                     .where(MailRow.recipient == row.email, MailRow.key.startswith("digest:"))
-                    .where(MailRow.status.in_((BOUNCED, SENT)))
+                    .where(MailRow.status.in_((BOUNCED, SENT)), MailRow.created >= row.confirmed)
                     .order_by(MailRow.id.desc())
                     .limit(BOUNCES)
                 )

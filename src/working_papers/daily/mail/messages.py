@@ -20,6 +20,9 @@ _BREAKS = re.compile(r"[\x00-\x1f\x7f\u0085\u2028\u2029]+")
 _ADDRESS = re.compile(r"[^\s@,;:<>()\[\]\\\"]+@[^\s@,;:<>()\\\"]+")
 LONGEST_SUBJECT = 200
 
+POLICY = SMTP.clone(cte_type="7bit")
+"""Only ASCII on the line: not every server between here and the reader takes eight bits."""
+
 
 def one_header(text: str) -> str:
     """The text as it may stand in a header: on one line, without control characters."""
@@ -66,7 +69,7 @@ def make_message(
     Raises:
         UserError: the setting for the sender is no address, or the recipient's is none.
     """
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=POLICY)
     message["From"] = sender_of(settings)
     if not _ADDRESS.fullmatch(to):
         raise UserError(f"{to!r} is not an e-mail address")

@@ -34,6 +34,9 @@ STALE = dt.timedelta(minutes=5)
 
 CLAIMED_AT_ONCE = 10
 
+SHORT_LIVED = {"sign-in:": dt.timedelta(minutes=15)}
+"""What is of no use after some time, by the beginning of its key: a link that has expired is not sent."""
+
 logger = logging.getLogger(__name__)
 _COLUMNS = MailRow.__table__.c
 
@@ -63,6 +66,13 @@ class _Claim:
     recipient: str
     message: bytes
     attempts: int
+    created: dt.datetime
+
+    @property
+    def useless(self) -> bool:
+        """Whether it has waited for too long."""
+        lives = next((lifetime for prefix, lifetime in SHORT_LIVED.items() if self.key.startswith(prefix)), None)
+        return lives is not None and now() - self.created > lives
 
 
 def send_due(
@@ -122,12 +132,13 @@ def _claim(engine: Engine, name: str, only_key: str | None, count: int, stale: d
         (_COLUMNS.status == QUEUED) & (_COLUMNS.due <= moment),
         (_COLUMNS.status == SENDING) & (_COLUMNS.claimed < moment - stale),
     )
-    query = select(_COLUMNS.id, _COLUMNS.key, _COLUMNS.recipient, _COLUMNS.message, _COLUMNS.attempts).where(due)
+    names = ("id", "key", "recipient", "message", "attempts", "created")
+    query = select(*(_COLUMNS[name] for name in names)).where(due)
     if only_key is not None:
         query = query.where(_COLUMNS.key == only_key)
     query = query.order_by(_COLUMNS.due, _COLUMNS.id).limit(count).with_for_update(skip_locked=True)
     with engine.begin() as connection:
-        found = [_Claim(row.id, row.key, row.recipient, row.message, row.attempts) for row in connection.execute(query)]
+        found = [_Claim(**row._mapping) for row in connection.execute(query)]
         if found:
             connection.execute(
                 update(MailRow)
@@ -140,6 +151,11 @@ def _claim(engine: Engine, name: str, only_key: str | None, count: int, stale: d
 def _hand_over(engine: Engine, name: str, transport: Transport, claim: _Claim, report: SendReport) -> None:
     if not _still_mine(engine, name, claim):
         return
+    if claim.useless:
+        logger.warning("an e-mail waited until it was of no use", extra={"mail": claim.id})
+        _set(engine, name, claim, status=FAILED, error="it could not be sent while its link was good", message=None)
+        report.failed += 1
+        return
     try:
         transport.send(claim.key, claim.recipient, claim.message)
     except Refused as error:
@@ -148,6 +164,9 @@ def _hand_over(engine: Engine, name: str, transport: Transport, claim: _Claim, r
         report.bounced += 1
     except NotNow as error:
         _later(engine, name, claim, str(error), report)
+    except Exception as error:  # one e-mail that nobody foresaw must not keep the others back
+        logger.exception("an e-mail could not be handed over", extra={"mail": claim.id})
+        _later(engine, name, claim, f"{type(error).__name__}: {error}"[:300], report)
     else:
         _set(engine, name, claim, status=SENT, sent=now(), error=None, message=None, attempts=claim.attempts + 1)
         report.sent += 1

@@ -16,8 +16,6 @@ from email.utils import parseaddr
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from working_papers.errors import UserError
-
 if TYPE_CHECKING:
     from working_papers.config import Settings
 
@@ -121,6 +119,11 @@ def open_transport(settings: Settings) -> Iterator[Transport]:
 
 def _connect(settings: Settings) -> smtplib.SMTP:
     host, port = settings.smtp_host, settings.smtp_port
+    if settings.smtp_user and settings.smtp_security == "none" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise NotNow(
+            f"the mail server {host}:{port} cannot be used: a password is not sent over an open line; set "
+            "WORKING_PAPERS_SMTP_SECURITY to tls or starttls"
+        )
     context = ssl.create_default_context()
     connection: smtplib.SMTP
     if settings.smtp_security == "tls":
@@ -131,8 +134,6 @@ def _connect(settings: Settings) -> smtplib.SMTP:
         if settings.smtp_security == "starttls":
             connection.starttls(context=context)
         if settings.smtp_user:
-            if settings.smtp_security == "none" and host not in ("localhost", "127.0.0.1", "::1"):
-                raise UserError("a password is not sent over an open line; set WORKING_PAPERS_SMTP_SECURITY")
             connection.login(settings.smtp_user, settings.smtp_password.get_secret_value())
     except BaseException:
         connection.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email
 import email.policy
+import stat
+from contextlib import suppress
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -248,7 +250,7 @@ def end_token(request: Request, token_id: int, account: SignedIn, form: Form) ->
 def outbox(request: Request, account: Administrator) -> Response:
     """For administrators: e-mails and what became of them; where no server is set, the files."""
     site = site_of(request)
-    files = sorted(_files(site.settings.outbox_folder), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = _files(site.settings.outbox_folder)
     page = OutboxPage(
         **site.common(request, "/outbox"),
         title="E-mails",
@@ -263,9 +265,16 @@ def outbox(request: Request, account: Administrator) -> Response:
 
 
 def _files(folder: Path) -> list[Path]:
+    """The e-mails that lie there, newest first."""
     if not folder.is_dir():
         return []
-    return [file for file in folder.glob("*.eml") if file.is_file() and not file.is_symlink()]
+    found = []
+    for file in folder.glob("*.eml"):
+        with suppress(FileNotFoundError):  # it was taken away meanwhile
+            status = file.lstat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime, file))
+    return [file for _, file in sorted(found, reverse=True)]
 
 
 def _view(file: Path) -> MailView | None:
