@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from working_papers.nn.training import Precision, ShuffledBatches, fit, launch
+from working_papers.nn.training import Precision, ShuffledBatches, checkpoint_file, fit, launch
 
 
 def data_set(samples: int = 40) -> TensorDataset:
@@ -168,3 +168,8 @@ def test_bad_arguments_are_named() -> None:
         launch(fail, 0)
     with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
         fit(model, batches, lambda m, b: squared_error(m, b) * float("nan"), optimizer, steps=1)
+
+
+def test_checkpoints_lie_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKING_PAPERS_HOME", str(tmp_path))
+    assert checkpoint_file("a_room", "arm/7 x") == tmp_path / "checkpoints" / "a_room" / "arm-7-x.pt"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import platformdirs
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -184,6 +186,22 @@ def fit(
     if done < steps:
         raise ValueError(f"batches ended after {done} of {steps} steps; expected as many batches as steps")
     return losses
+
+
+def checkpoint_file(room: str, name: str) -> Path:
+    """Where a trial keeps the checkpoint of a training that takes hours, so that a killed run goes on.
+
+    A trial removes the file once it is through: what was trained by other code must not be taken up again.
+
+    Args:
+        room: slug of the room.
+        name: what is trained: arm, seed and everything else that tells two trainings of a room apart.
+
+    Returns:
+        A file in the folder of the setting `WORKING_PAPERS_HOME`; it need not exist.
+    """
+    home = os.environ.get("WORKING_PAPERS_HOME") or platformdirs.user_data_dir("working-papers", appauthor=False)
+    return Path(home) / "checkpoints" / room / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.pt"
 
 
 def launch(function: Callable[..., Any], processes: int, *args: Any) -> list[Any]:
