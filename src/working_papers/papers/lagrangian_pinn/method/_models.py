@@ -108,6 +108,9 @@ class LagrangianPINN(nn.Module):
         displacement_net: mean velocity D of the path since time 0, takes and returns the same.
         period: length of the line; None for a line that is not periodic.
         initial: u at time 0. If given, U = initial(xi) + t · state_net meets it exactly; it must suit autograd.
+        velocity_scale: order of magnitude of the flow, a number or a tensor that broadcasts with (..., B, 1). The
+            displacement network is multiplied by it: without, its layers must grow to the size of the flow, which
+            leaves little of them for the shape of the paths. The paper has no such factor.
         mode: how derivatives of networks without a method `jet` are computed, see `differentiate`.
 
     Source: the paper's parallel architecture of two branches. There the second network gives X itself; in the official
@@ -121,12 +124,15 @@ class LagrangianPINN(nn.Module):
         displacement_net: nn.Module,
         period: float | None = 2 * math.pi,
         initial: Initial | None = None,
+        velocity_scale: float | Tensor = 1.0,
         mode: Mode = "forward",
     ) -> None:
         super().__init__()
         self.state_net, self.displacement_net = state_net, displacement_net
         self.features = PeriodicFeatures(period)
         self.initial, self.mode = initial, mode
+        self.velocity_scale: Tensor
+        self.register_buffer("velocity_scale", torch.as_tensor(velocity_scale))
 
     def forward(self, xi: Tensor, t: Tensor) -> LagrangianField:
         """Positions and states.
@@ -140,7 +146,7 @@ class LagrangianPINN(nn.Module):
         """
         features = self.features(xi, t)
         state: Tensor = self.state_net(features)
-        position = xi + t * self.displacement_net(features)
+        position = xi + t * (self.velocity_scale * self.displacement_net(features))
         return LagrangianField(position, state if self.initial is None else self.initial(xi) + t * state)
 
     def jets(self, xi: Tensor, t: Tensor) -> tuple[Jet, Jet]:
@@ -156,6 +162,7 @@ class LagrangianPINN(nn.Module):
         _expect_points(xi, t)
         state = _network_jet(self.state_net, self.features, xi, t, self.mode)
         displacement = _network_jet(self.displacement_net, self.features, xi, t, self.mode)
+        displacement = Jet(*(self.velocity_scale * each for each in displacement))
         start = Jet(xi, torch.ones_like(xi), torch.zeros_like(xi), torch.zeros_like(xi))
         position = _from_start(start, displacement, t)
         return position, state if self.initial is None else _from_start(_start(self.initial, xi, self.mode), state, t)
@@ -202,6 +209,7 @@ class LagrangianPINN(nn.Module):
             labels = (count * (period / max(labels, 1))).to(x_grid.dtype)
         if labels.ndim != 1 or len(labels) < 2:
             raise ValueError(f"labels has shape {tuple(labels.shape)}; expected at least two labels (N,)")
+        _points(x_grid, t_grid)  # refuses grids of another shape
         found = self.paths(labels, t_grid)
         position, state = torch.broadcast_tensors(*found)
         if period is not None:

@@ -17,8 +17,8 @@ Burgers is `lambda u, x, t: u`."""
 Metric = Literal["exact", "label"]
 Reduction = Literal["norm", "mean"]
 
-LAGRANGIAN_WEIGHTS = {"path": 10.0, "state": 1.0, "initial": 1000.0}
-EULERIAN_WEIGHTS = {"equation": 1.0, "initial": 1000.0}
+LAGRANGIAN_WEIGHTS: Mapping[str, float] = {"path": 10.0, "state": 1.0, "initial": 1000.0}
+EULERIAN_WEIGHTS: Mapping[str, float] = {"equation": 1.0, "initial": 1000.0}
 """The weights of the official code."""
 
 SMALLEST_STRETCH = 1e-3
@@ -98,7 +98,7 @@ def lagrangian_loss(
     velocity: Velocity,
     viscosity: float | Tensor,
     *,
-    weights: Mapping[str, float] = LAGRANGIAN_WEIGHTS,
+    weights: Mapping[str, float | Tensor] = LAGRANGIAN_WEIGHTS,
     metric: Metric = "exact",
     reduction: Reduction = "norm",
 ) -> Tensor:
@@ -112,7 +112,7 @@ def lagrangian_loss(
         initial: u at time 0 there, (..., B0, 1).
         velocity: a, see `Velocity`.
         viscosity: a number or a tensor that broadcasts with (..., B, 1).
-        weights: of "path", "state" and "initial".
+        weights: of "path", "state" and "initial", numbers or one a member (...).
         metric: see `lagrangian_residuals`.
         reduction: "norm" adds Euclidean norms over all points, as the official code does; "mean" adds means of squares.
             The weights mean something else in each.
@@ -141,7 +141,7 @@ def eulerian_loss(
     velocity: Velocity,
     viscosity: float | Tensor,
     *,
-    weights: Mapping[str, float] = EULERIAN_WEIGHTS,
+    weights: Mapping[str, float | Tensor] = EULERIAN_WEIGHTS,
     reduction: Reduction = "norm",
 ) -> Tensor:
     """The loss of an ordinary physics-informed network with periodic inputs: residual, and field at time 0.
@@ -154,7 +154,7 @@ def eulerian_loss(
         initial: u at time 0 there, (..., B0, 1).
         velocity: a, see `Velocity`.
         viscosity: a number or a tensor that broadcasts with (..., B, 1).
-        weights: of "equation" and "initial".
+        weights: of "equation" and "initial", numbers or one a member (...).
         reduction: see `lagrangian_loss`.
 
     Returns:
@@ -182,6 +182,6 @@ def _reduce(residual: Tensor, reduction: Reduction) -> Tensor:
     return norm
 
 
-def _expect_weights(weights: Mapping[str, float], expected: Mapping[str, float]) -> None:
+def _expect_weights(weights: Mapping[str, float | Tensor], expected: Mapping[str, float]) -> None:
     if weights.keys() != expected.keys():
         raise ValueError(f"weights names {sorted(weights)}; expected {sorted(expected)}")
