@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from working_papers.nn.training import Precision, ShuffledBatches, checkpoint_file, fit, launch
+from working_papers.nn.processes import launch
+from working_papers.nn.training import Precision, ShuffledBatches, checkpoint_file, fit
 
 
 def data_set(samples: int = 40) -> TensorDataset:

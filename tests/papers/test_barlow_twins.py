@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from working_papers.bench import Scale, Trial
 from working_papers.data.digits import LabelledImages
-from working_papers.nn.training import launch
+from working_papers.nn.processes import launch
 from working_papers.papers.barlow_twins import (
     LARS,
     BarlowTwins,

@@ -515,7 +515,7 @@ def test_networks_have_the_depths_that_are_compared() -> None:
 def test_batches_are_the_same_for_every_arm_and_cover_the_images() -> None:
     data, _ = load_images(Scale.SMOKE)
     assert isinstance(data, LabelledImages)
-    first, second = (shuffled_batches(data, 64, 3)(0) for _ in range(2))
+    first, second = (shuffled_batches(data, 32, 3)(0) for _ in range(2))
     epoch = [next(first) for _ in range(2)]
     assert all(torch.equal(mine[0], next(second)[0]) for mine in epoch)
     assert sorted(torch.cat([labels for _, labels in epoch]).tolist()) == sorted(data.labels.tolist())

@@ -593,7 +593,10 @@ def write_cifar(folder: Path, images: int = 20) -> None:
         (folder / name).write_bytes(pickle.dumps({"data": data, "labels": labels}))
 
 
-def test_paper_scale_measures_every_layer_of_a_convolutional_network(tmp_path: Path) -> None:
+def test_paper_scale_measures_every_layer_of_a_convolutional_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKING_PAPERS_HOME", str(tmp_path / "home"))
     write_cifar(tmp_path / "cifar")
     data = load_cifar10(tmp_path / "cifar")
     before, after = (
@@ -603,6 +606,7 @@ def test_paper_scale_measures_every_layer_of_a_convolutional_network(tmp_path: P
         assert found.shape == (2, len(LAYERS), 2)
         assert ((found > 0) & (found <= 1)).all()
     assert not torch.equal(before, after)
+    assert not list((tmp_path / "home").rglob("*.pt"))  # the checkpoint goes with the end of the training
 
 
 def test_paper_scale_names_what_is_missing_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ PRELOADED = [
     "torch",
     "torch._dynamo",  # the first optimiser that a process makes imports it, which takes a second
     "matplotlib.figure",  # every study imports it for its figure
+    "sklearn.datasets",  # most studies take their small data sets from it
     "filelock",
     "working_papers.bench.trial",
 ]

@@ -129,7 +129,7 @@ class Size:
     def of(cls, scale: Scale) -> Size:
         """The size for a scale; at paper scale that of the paper's CIFAR-10 runs."""
         return scale.choose(
-            smoke=cls(1, 2, 1, 2, 2, 64, 4),
+            smoke=cls(1, 2, 1, 1, 1, 256, 2),
             laptop=cls(10, 5, 1, 120, 200, 64, 16),
             paper=cls(200, 10, 1, 1000, 40_000, 128, 64),
         )

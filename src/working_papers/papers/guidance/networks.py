@@ -54,7 +54,7 @@ class Size:
     def of(cls, scale: Scale) -> Size:
         """The size for a scale."""
         return scale.choose(
-            smoke=cls(128, 64, 4, (16, 16), 16, 4, 4, 2, 2, 2),
+            smoke=cls(64, 32, 3, (8, 8), 8, 2, 2, 1, 1, 1),
             laptop=cls(256, 128, 32, (64, 64), 256, 320, 200, 150, 50, 20),
             paper=cls(0, 256, 48, (2048, 1024), 8192, 500_000, 500_000, 450_000, 300, 100),
         )

@@ -7,6 +7,7 @@ wrong labels by heart. Every arm starts from the same weights and sees the same 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from working_papers.bench import Measure, Measurements, Scale, Study, Trial, Trials, Tuning, beats
-from working_papers.nn.training import fit
+from working_papers.nn.training import checkpoint_file, fit
 from working_papers.papers.guidance.method import Guidance
 from working_papers.papers.guidance.networks import (
     Images,
@@ -121,8 +122,11 @@ def train_guide(seed: int, scale: Scale) -> dict[str, Any]:
         untrained = copy.deepcopy(guide.state_dict())
         optimizer = torch.optim.Adam(guide.parameters(), lr=GUIDE_LEARNING_RATE)
         batches = shuffled_batches(train, size.batch, seed)
-        fit(guide, batches, classification_loss, optimizer, steps=size.guide_steps, device=device)
+        kept = checkpoint_file("guidance", f"guide-{seed}") if scale is Scale.PAPER else None
+        fit(guide, batches, classification_loss, optimizer, steps=size.guide_steps, device=device, checkpoint=kept)
     accuracy = evaluate(guide, test)[1]
+    if kept is not None:
+        kept.unlink(missing_ok=True)
     trained = guide.cpu().state_dict()
     return {"untrained": untrained, "trained": trained, "accuracy": accuracy, "images": (train, test)}
 
@@ -172,10 +176,17 @@ def train_target(trial: Trial, which: str, rate: float, prepared: dict[str, Any]
         torch.optim.Adam(target.parameters(), lr=rate, fused=True),
         steps=steps,
         device=trial.device,
+        checkpoint=checkpoint_at(trial, which),
         progress=lambda done: trial.progress(round(1000 * (start + done / 2)), of=1000),
     )
     watched.look()
     return watched
+
+
+def checkpoint_at(trial: Trial, which: str) -> Path | None:
+    """Where a long training keeps its state; short ones keep none."""
+    name = "-".join([which, trial.arm, str(trial.seed), str(trial.setting["learning rate"])])
+    return checkpoint_file("guidance", name) if trial.scale is Scale.PAPER else None
 
 
 @study.trial
@@ -188,6 +199,9 @@ def train(trial: Trial, prepared: dict[str, Any]) -> Measurements:
     curve, wide_curve = deep.looked.cpu().numpy(), wide.looked.cpu().numpy()
     ending = curve[-max(1, round(ENDING * len(curve))) :].mean(axis=0)
     similarity = similarity_to_guide(deep.guidance.eval(), test)
+    for kept in (checkpoint_at(trial, "deep"), checkpoint_at(trial, "wide")):
+        if kept is not None:
+            kept.unlink(missing_ok=True)
     return {
         ACCURACY: float(ending[1]),
         TRAINING: evaluate(deep.guidance.target, images)[1],

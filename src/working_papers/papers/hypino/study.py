@@ -222,11 +222,11 @@ def unseen_problems(seed: int, scale: Scale) -> Prepared:
 @study.trial
 def solve(trial: Trial, prepared: Prepared) -> Measurements:
     """Train one arm, and look at what it does to unseen problems."""
-    if trial.arm == "unet":
-        return image_operator(trial, prepared)
     if trial.arm == "scratch":
         return from_scratch(trial, prepared)
-    return hypernetwork(trial, prepared)
+    found = image_operator(trial, prepared) if trial.arm == "unet" else hypernetwork(trial, prepared)
+    forget_checkpoint(trial)
+    return found
 
 
 @study.sham
@@ -343,6 +343,13 @@ def from_scratch(trial: Trial, prepared: Prepared) -> Measurements:
         PARAMETERS: sum(math.prod(shape) + shape[1] for shape in target.weight_shapes),
         "tuning": runs[0].looks.cpu().numpy(),
     }
+
+
+def forget_checkpoint(trial: Trial) -> None:
+    """What was trained by other code must not be taken up again."""
+    kept = checkpoint_at(trial)
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
 
 def checkpoint_at(trial: Trial) -> Path | None:

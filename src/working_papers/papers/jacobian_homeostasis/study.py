@@ -155,7 +155,7 @@ class Size:
     def of(cls, scale: Scale) -> Size:
         """The size for a scale; at paper scale network and relaxation are the paper's, the digits stay."""
         return scale.choose(
-            smoke=cls((12, 10), 15, 2, 100, 2, 4, 400, 2),
+            smoke=cls((6, 5), 8, 1, 50, 1, 2, 200, 1),
             laptop=cls((64, 64), 40, 30, 1200, 8, 5, 500, 10),
             paper=cls((256, 256), 150, 50, 1200, 8, 8, 3000, 10),
         )
@@ -373,7 +373,7 @@ def draw_cosines(trials: Trials, axes: Axes) -> None:
         axes.fill_between(ANGLES, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
     axes.set(title="Asymmetry, before training", xlabel="angle of backward weights (degrees)", ylabel="cosine")
     axes.set_xticks(ANGLES)
-    axes.set_ylim(-0.1, 1.08)
+    axes.set_ylim(-0.25, 1.08)
     axes.legend(loc="upper right", fontsize="small")
 
 

@@ -9,8 +9,9 @@ Letters: P = problems, B = points of a step, T = times and N = places of the gri
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +25,7 @@ from working_papers.data.partial_differential_equations import (
     solve_burgers,
     solve_convection_diffusion,
 )
+from working_papers.nn.training import checkpoint_file, fit
 from working_papers.papers.lagrangian_pinn.method import (
     EulerianPINN,
     LagrangianPINN,
@@ -236,11 +238,22 @@ def build(trial: Trial, speeds: Tensor) -> EulerianPINN | LagrangianPINN:
     return EulerianPINN(single, drift=speeds if trial.arm == "oracle" else 0.0)
 
 
-def losses(trial: Trial, model: EulerianPINN | LagrangianPINN, speeds: Tensor) -> Iterator[Tensor]:
-    """The loss of every problem (P,), step by step without end; the points are the same for all arms of a seed."""
+def points(trial: Trial, first: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Places, times and the share of the speed reached, from a step on; the points are the same for all arms."""
+    size = Size.of(trial.scale)
+    generator = torch.Generator().manual_seed(trial.seed + 1)
+    for step in count(1):
+        x, t = torch.rand(2, size.points, 1, generator=generator)
+        if step > first:
+            yield 2 * math.pi * x, t, min(1.0, step / (RAMP * size.steps)) if trial.arm == "curriculum" else 1.0
+
+
+def loss_for(
+    trial: Trial, speeds: Tensor
+) -> Callable[[EulerianPINN | LagrangianPINN, tuple[Tensor, Tensor, float]], Tensor]:
+    """The loss of every problem (P,) as a function of the model and of the points of a step."""
     size = Size.of(trial.scale)
     device = speeds.device
-    generator = torch.Generator().manual_seed(trial.seed + 1)
     start = periodic_grid(START_PLACES).float()[:, None].to(device)
     initial = torch.sin(start)
     convection = torch.arange(len(speeds), device=device)[:, None, None] < len(size.speeds)
@@ -248,25 +261,23 @@ def losses(trial: Trial, model: EulerianPINN | LagrangianPINN, speeds: Tensor) -
     steepening = torch.where(convection, 0.0, 1.0)
     heavy = float(trial.setting.get("initial weight", 1000.0))
     unit = speeds.flatten().clamp(min=1.0) if trial.arm == "scaled" else torch.ones(len(speeds), device=device)
-    step = 0
-    while True:
-        x, t = torch.rand(2, size.points, 1, generator=generator).to(device)
-        x = 2 * math.pi * x
-        step += 1
-        reached = min(1.0, step / (RAMP * size.steps)) if trial.arm == "curriculum" else 1.0
 
-        def velocity(u: Tensor, x: Tensor, t: Tensor, reached: float = reached) -> Tensor:
+    def loss(model: EulerianPINN | LagrangianPINN, batch: tuple[Tensor, Tensor, float]) -> Tensor:
+        x, t, reached = batch
+
+        def velocity(u: Tensor, x: Tensor, t: Tensor) -> Tensor:
             return reached * speeds + steepening * u
 
         weights: dict[str, float | Tensor] = {"initial": heavy}
         if isinstance(model, LagrangianPINN):
             weights |= {"path": WEIGHTS["path"] / unit.square(), "state": WEIGHTS["state"]}
-            yield lagrangian_loss(
+            return lagrangian_loss(
                 model, x, t, start, initial, velocity, viscosity, weights=weights, metric="label", reduction="mean"
             )
-        else:
-            weights |= {"equation": WEIGHTS["equation"]}
-            yield eulerian_loss(model, x, t, start, initial, velocity, viscosity, weights=weights, reduction="mean")
+        weights |= {"equation": WEIGHTS["equation"]}
+        return eulerian_loss(model, x, t, start, initial, velocity, viscosity, weights=weights, reduction="mean")
+
+    return loss
 
 
 @study.trial
@@ -279,12 +290,22 @@ def train(trial: Trial, prepared: Prepared) -> Measurements:
         model.parameters(), lr=float(trial.setting.get("learning rate", 0.03)), amsgrad=True, foreach=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, size.steps)
-    for step, loss in zip(range(1, size.steps + 1), losses(trial, model, speeds), strict=False):
-        optimizer.zero_grad()
-        loss.sum().backward()  # problems do not share parameters
-        optimizer.step()
-        schedule.step()
-        trial.progress(step, of=size.steps)
+    loss = loss_for(trial, speeds)
+    name = "-".join([trial.arm, str(trial.seed), *(f"{key} {value}" for key, value in trial.setting.items())])
+    kept = checkpoint_file("lagrangian_pinn", name) if trial.scale is Scale.PAPER else None
+    fit(
+        model,
+        lambda first: points(trial, first),
+        # Problems do not share parameters; one that has diverged does not end the training of the others.
+        lambda model, batch: loss(model, batch).nan_to_num(posinf=0.0).sum(),  # type: ignore[arg-type]
+        optimizer,
+        schedule,
+        steps=size.steps,
+        checkpoint=kept,
+        progress=lambda share: trial.progress(round(share * size.steps), of=size.steps),
+    )
+    if kept is not None:
+        kept.unlink(missing_ok=True)
 
     places, moments = periodic_grid(PLACES).float().to(trial.device), times().float().to(trial.device)
     field = model.evaluate(places, moments).cpu().nan_to_num()  # a network that has diverged counts as zero

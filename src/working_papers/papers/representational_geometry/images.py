@@ -13,7 +13,7 @@ from working_papers.bench import Scale, Trial
 from working_papers.data.cifar import load_cifar10
 from working_papers.data.digits import LabelledImages, load_digits
 from working_papers.nn.taps import ActivationTap
-from working_papers.nn.training import ShuffledBatches, fit
+from working_papers.nn.training import ShuffledBatches, checkpoint_file, fit
 from working_papers.papers.representational_geometry.experiments import LEARNING_RATE, MEMBERS, measure, seeds_of
 from working_papers.papers.representational_geometry.method import ACTIVATIONS, OneHidden, train_together
 
@@ -117,6 +117,7 @@ def cifar_alignments(
         network = convolutional(MEMBERS[trial.arm][0])
     network.to(trial.device)
     if trial.arm != "untrained":
+        kept = checkpoint_file("representational_geometry", f"{trial.arm}-{trial.seed}")
         fit(
             network,
             ShuffledBatches(TensorDataset((train.images - mean) / deviation, train.labels), batch, trial.seed),
@@ -124,7 +125,9 @@ def cifar_alignments(
             torch.optim.Adam(network.parameters(), lr=CIFAR_RATE),
             steps=steps,
             precision="bfloat16" if trial.device.startswith("cuda") else "float32",
+            checkpoint=kept,
         )
+        kept.unlink()
     found = []
     for part in (train, test):
         images = ((part.images[:CIFAR_MEASURED] - mean) / deviation).to(trial.device)

@@ -6,6 +6,7 @@ Letters: C = peak learning rates that are tried, B = images a batch, T = steps o
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from working_papers.bench import Measure, Measurements, Scale, Study, Trial, Trials, beats, within
+from working_papers.nn.training import checkpoint_file
 from working_papers.papers.unified_budget_schedule.method import uba_multiplier
 from working_papers.papers.unified_budget_schedule.training import (
     Images,
@@ -209,6 +211,7 @@ def compare(trial: Trial, data: Images) -> Measurements:
     size = Size.of(trial.scale)
     total, done = 2 * sum(size.budgets), 0
     accuracies, losses, chosen = [], [], []
+    checkpoints = checkpoint_file("unified_budget_schedule", f"{trial.arm}-{trial.seed}").with_suffix("")
     for kind in kinds(trial.scale).values():
         for steps in size.budgets:
 
@@ -216,7 +219,7 @@ def compare(trial: Trial, data: Images) -> Measurements:
                 trial.progress(done + step, of=total)
 
             if trial.scale is Scale.PAPER:
-                ends = train_apart(kind, trial.arm, steps, data, trial.seed, trial.device, progress)
+                ends = train_apart(kind, trial.arm, steps, data, trial.seed, trial.device, progress, checkpoints)
             else:
                 ends = train_together(kind, trial.arm, steps, data, trial.seed, progress)
             best = ends.best()
@@ -224,6 +227,7 @@ def compare(trial: Trial, data: Images) -> Measurements:
             losses.append(float(ends.training_loss[best]))
             chosen.append(best)
             done += steps
+    shutil.rmtree(checkpoints, ignore_errors=True)
     by_kind = np.array(accuracies).reshape(2, -1)
     descents = descend(trial.arm, trial.seed)
     return {

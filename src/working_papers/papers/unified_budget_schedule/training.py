@@ -408,8 +408,20 @@ def train_apart(
     seed: int,
     device: str,
     progress: Callable[[int], None] | None = None,
+    checkpoints: Path | None = None,
 ) -> Ends:
-    """Train one large network after the other, one for each peak learning rate; arguments as `train_together`."""
+    """Train one large network after the other, one for each peak learning rate; arguments as `train_together`.
+
+    Args:
+        kind: of network.
+        arm: names the schedule.
+        steps: of the budget.
+        images: to train on and to judge by.
+        seed: of weights and batches.
+        device: where it computes.
+        progress: called with the steps done.
+        checkpoints: folder where each training keeps its state, so that a killed one goes on; None keeps none.
+    """
     from working_papers.nn.training import fit
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -432,6 +444,7 @@ def train_apart(
                 steps=steps,
                 precision="bfloat16" if device.startswith("cuda") else "float32",
                 device=device,
+                checkpoint=checkpoints / f"{kind.optimizer}-{steps}-{peak}.pt" if checkpoints is not None else None,
             )
         except FloatingPointError:  # this peak is too high: a result, not a failure of the trial
             ends.append((0.0, 0.0, math.inf))

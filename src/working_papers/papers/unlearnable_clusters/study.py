@@ -265,6 +265,8 @@ def load_images(scale: Scale) -> tuple[LabelledImages, LabelledImages]:
     """Digits doubled in size; at paper scale the pets, below `oxford-iiit-pet/train` and `test`, a folder a class."""
     if scale is not Scale.PAPER:
         train, test = load_digits()
+        if scale is Scale.SMOKE:
+            train, test = (LabelledImages(each.images[:100], each.labels[:100]) for each in (train, test))
         return tuple(  # type: ignore[return-value]
             LabelledImages(F.interpolate(each.images, scale_factor=2, mode="bilinear").clamp(0, 1), each.labels)
             for each in (train, test)
@@ -306,7 +308,9 @@ def make_surrogates(train: LabelledImages, scale: Scale, seed: int, device: str)
         informed = make_network(scale, classes, seed + 1)
         learn(informed, train.images, train.labels, size.taker_steps, size.batch, seed, device, f"informed-{seed}")
         return Normalised(PenultimateFeatures(stranger)).eval(), PenultimateFeatures(informed.cpu()).eval()
-    patches = torch.cat([photograph_patches(1000, train.images.shape[-1], seed), train.images])
+    patches = torch.cat(
+        [photograph_patches(100 if scale is Scale.SMOKE else 1000, train.images.shape[-1], seed), train.images]
+    )
     turns = torch.arange(len(patches)) % 4
     turned = torch.stack([patch.rot90(int(turn), (-2, -1)) for patch, turn in zip(patches, turns, strict=True)])
     network = make_network(scale, 4, seed + 2)

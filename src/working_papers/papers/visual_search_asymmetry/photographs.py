@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +82,9 @@ def train_on_photographs(
     device: str,
     progress: Callable[[float], None],
     batch: int = BATCH,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Train a network with the paper's recipe, in place: AdamW, no schedule."""
+    """Train a network with the paper's recipe, in place: AdamW, no schedule; it goes on from a checkpoint."""
     batches = ShuffledBatches(photographs, batch, seed, augmentation(diet))
     network.to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -93,7 +95,17 @@ def train_on_photographs(
 
     steps = epochs * batches.steps_per_epoch
     precision: Precision = "bfloat16" if device.startswith("cuda") else "float32"
-    fit(network, batches, loss, optimizer, steps=steps, precision=precision, device=device, progress=progress)
+    fit(
+        network,
+        batches,
+        loss,
+        optimizer,
+        steps=steps,
+        precision=precision,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from working_papers.bench import Measure, Measurements, Scale, Study, Trial, Trials, beats, within
+from working_papers.nn.training import checkpoint_file
 from working_papers.papers.visual_search_asymmetry.method import (
     CENTRE_SURROUND,
     TASKS,
@@ -171,7 +172,11 @@ def raised_on_photographs(trial: Trial, diet: str) -> tuple[FeatureNet, float]:
         trial.progress(round(1000 * done), of=1000)
 
     if trial.arm != "untrained":
-        train_on_photographs(network, photographs, diet, trial.seed, size.steps, trial.device, progress)
+        kept = checkpoint_file("visual_search_asymmetry", f"{trial.arm}-{diet}-{trial.seed}")
+        train_on_photographs(
+            network, photographs, diet, trial.seed, size.steps, trial.device, progress, checkpoint=kept
+        )
+        kept.unlink()
     return network, photograph_accuracy(network, new, diet, trial.device)
 
 
