@@ -193,16 +193,17 @@ class _OpenFlows:
             yield rest.pop().end()
 
     def _sweep(self, now: int) -> Iterator[Flow]:
-        """End flows that have been idle too long before all packets of a table.
+        """End flows that have been idle for twice the time-out before all packets of a table.
 
-        Every packet would find out for itself; this frees memory. The earliest time of a table is used, so that a
-        single packet from the future ends nothing, and only when it has moved by a good part of the time-out, so that
-        looking at all flows costs little a packet.
+        Every packet would find out for itself; this frees memory. Twice, so that packets which come late by as much
+        as the time-out still find their flow. The earliest time of a table is used, so that a single packet from the
+        future ends nothing, and only when it has moved by a good part of the time-out, so that looking at all flows
+        costs little a packet.
         """
         if self.swept is not None and abs(now - self.swept) < self.idle // 2:
             return
         self.swept = now
-        for key in [key for key, flow in self.flows.items() if now - flow.last > self.idle]:
+        for key in [key for key, flow in self.flows.items() if now - flow.last > 2 * self.idle]:
             yield self.flows.pop(key).end()
 
     def _add(self, groups: _Groups) -> Iterator[Flow]:
