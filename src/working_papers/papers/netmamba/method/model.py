@@ -287,8 +287,8 @@ class NetMambaMAE(nn.Module):
     """Pre-training: the encoder reads a tenth of the strides, a small decoder restores the others.
 
     The kept strides are read in random order, as the official code does: it sorts noise and keeps the first, without
-    sorting their places again. Their positions were added before. The class token stands last in encoder and decoder, so
-    that no prediction of a causal model depends on it: pre-training leaves it as it was.
+    sorting their places again. Their positions were added before. The class token stands last in encoder and decoder,
+    so that no prediction of a causal model depends on it: pre-training leaves it as it was.
 
     Args:
         encoder: what is trained.
