@@ -197,7 +197,7 @@ class _Window:
 def _pcap(window: _Window) -> Iterator[Frames]:
     """Frames of a pcap."""
     order, unit = PCAP_MAGIC[window.data[:4]]
-    if window.size < 24:
+    if not window.advance(0, 24):
         window.ended(0, "the header of 24 bytes")
     snaplen, network = struct.unpack_from(f"{order}II", window.data, 16)
     link = network & 0xFFFF  # above stand the lengths of checksums

@@ -90,7 +90,7 @@ class _OpenFlow:
     """A flow that has not ended.
 
     Attributes:
-        number: of the flow in the order of their first packets.
+        number: of the first packet in the order of capture.
         first, last: least and greatest time.
         ended: what packets said of the end.
         count: packets that are kept.
@@ -178,7 +178,7 @@ class _OpenFlows:
     def __init__(self, idle: int, active: int, max_packets: int | None, max_open: int) -> None:
         self.idle, self.active, self.max_packets, self.max_open = idle, active, max_packets, max_open
         self.flows: OrderedDict[bytes, _OpenFlow] = OrderedDict()
-        self.begun = 0
+        self.captured = 0  # packets in the tables before
         self.swept: int | None = None
 
     def split(self, tables: Iterable[PacketTable]) -> Iterator[Flow]:
@@ -187,6 +187,7 @@ class _OpenFlows:
             if len(table):
                 yield from self._sweep(int(table.time.min()))
                 yield from self._add(_Groups(table))
+                self.captured += len(table)
         rest = sorted(self.flows.values(), key=lambda flow: -flow.number)
         self.flows.clear()
         while rest:  # each is let go of before the next
@@ -229,7 +230,7 @@ class _OpenFlows:
                     and not (marks[begin] & OPENING and _over(flow.ended))
                 )
             if regular:
-                flow = self._open(key, first) if flow is None else flow
+                flow = self._open(groups, key, begin) if flow is None else flow
                 flow.last = last
                 flow.ended |= groups.ended[group]
                 groups.append(flow, begin, end, self.max_packets)
@@ -252,17 +253,18 @@ class _OpenFlows:
         if flow is None:
             if len(self.flows) >= self.max_open:
                 _, longest = self.flows.popitem(last=False)
-                longest.complete = False
+                longest.complete = longest.complete and time - longest.last > self.idle
                 yield longest.end()
-            flow = self._open(key, time)
+            flow = self._open(groups, key, row)
         flow.first, flow.last = min(flow.first, time), max(flow.last, time)
         flow.ended |= mark
         groups.append(flow, row, row + 1, self.max_packets)
         self.flows.move_to_end(key)
 
-    def _open(self, key: bytes, time: int) -> _OpenFlow:
-        flow = self.flows[key] = _OpenFlow(self.begun, time, time)
-        self.begun += 1
+    def _open(self, groups: _Groups, key: bytes, row: int) -> _OpenFlow:
+        """Open a flow with the packet of a sorted row, which is yet to be added."""
+        time = int(groups.time[row])
+        flow = self.flows[key] = _OpenFlow(self.captured + int(groups.captured[row]), time, time)
         return flow
 
 
