@@ -331,4 +331,5 @@ def draw_curves(trials: Trials, panels: Any) -> None:
         axes.minorticks_off()
         axes.set(title=title, xlabel="exposure factor")
         axes.legend(fontsize=7.5, loc="lower right")
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("mAP50 (points)")
