@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+from working_papers.bench import Scale, Trial
 from working_papers.data.packets import Flow, PacketTable, parse_packets
 from working_papers.data.traffic import make_flows, write_flows
 from working_papers.papers.netmamba import (
+    MambaLayer,
     NetMambaClassifier,
     NetMambaEncoder,
     NetMambaMAE,
@@ -23,7 +28,36 @@ from working_papers.papers.netmamba import (
     masked_error,
     parameter_groups,
     read_flows,
+    training,
     warm_up_cosine,
+)
+from working_papers.papers.netmamba.study import (
+    DATASETS,
+    EXPONENT,
+    FEW,
+    LOST,
+    MORE,
+    Prepared,
+    Traffic,
+    fresh,
+    learn_and_classify,
+    study,
+    tasks,
+    traffic,
+)
+from working_papers.papers.netmamba.training import (
+    FlowImages,
+    Size,
+    TransformerLayer,
+    accuracy,
+    as_arrays,
+    exponent,
+    few,
+    fine_tune,
+    layer_maker,
+    new_classifier,
+    new_encoder,
+    pretrain,
 )
 
 
@@ -322,3 +356,231 @@ def test_the_rate_rises_and_falls() -> None:
 def test_wrong_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_addresses_leak_through_checksums_alone() -> None:
+    one, other = (make_flows(30, seed=3, server_networks=np.full(8, network << 16)).flows for network in (8, 100))
+    assert not np.array_equal(flows_to_bytes(one), flows_to_bytes(other))
+    assert np.array_equal(flows_to_bytes(one, zero_checksums=True), flows_to_bytes(other, zero_checksums=True))
+
+
+def test_kept_strides_are_read_in_the_order_given() -> None:
+    encoder, flows = small(), some_bytes()
+    everything = torch.arange(12).expand(3, -1)
+    torch.testing.assert_close(encoder(flows, everything), encoder(flows))
+    keep = torch.tensor([[7, 2, 9]]).expand(3, -1)
+    found = encoder(flows, keep)
+    hidden = flows.clone()
+    hidden[:, 4:8] = 0  # stride 1 is not read
+    torch.testing.assert_close(encoder(hidden, keep), found)
+    assert not torch.allclose(encoder(flows, keep.sort(1).values)[:, -1], found[:, -1])
+
+
+def test_output_projections_start_smaller_in_deeper_networks() -> None:
+    torch.manual_seed(0)
+    largest = [float(MambaLayer(64, depth=depth).mixer.out_proj.weight.detach().abs().max()) for depth in (1, 4)]
+    assert largest[0] == pytest.approx(128**-0.5, rel=0.01)
+    assert largest[1] == pytest.approx(128**-0.5 / 2, rel=0.01)
+
+
+def test_pre_training_does_not_reach_the_class_token() -> None:
+    model = NetMambaMAE(small(), 8, 2)
+    model(some_bytes(), 0.5).loss.backward()
+    token, places, decoder_places = (
+        each.grad for each in (model.encoder.class_token, model.encoder.position, model.position)
+    )
+    assert token is not None and places is not None and decoder_places is not None
+    assert not token.any() and not places[-1].any() and not decoder_places[-1].any()
+    assert places[:-1].any() and decoder_places[:-1].any(1).all()
+
+
+# The study's own parts
+
+
+def test_rival_has_as_many_parameters_and_attends_as_pytorch_does() -> None:
+    for dim in (32, 48, 64):
+        ours, theirs = (
+            sum(p.numel() for p in layer_maker(k, 8, 2)(dim).parameters()) for k in ("mamba", "transformer")
+        )
+        assert theirs == pytest.approx(ours, rel=0.02)
+    layer, tokens = TransformerLayer(8, 2, 16).double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    q, k, v = layer.qkv(layer.norm(tokens)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    attended = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    middle = tokens + layer.out(attended)
+    torch.testing.assert_close(tokens + layer(tokens), middle + layer.mlp(layer.norm2(middle)))
+
+
+def test_few_labels_are_drawn_from_every_class() -> None:
+    labels = torch.arange(40) % 4
+    chosen = few(labels, 3, 0)
+    assert torch.equal(labels[chosen].sort().values, torch.arange(4).repeat_interleave(3))
+    assert len(chosen.unique()) == 12
+    assert not torch.equal(chosen, few(labels, 3, 1))
+    assert len(few(labels, 0, 0)) == 40
+
+
+def test_exponent_is_the_slope_of_the_upper_half() -> None:
+    lengths = (1, 2, 4, 8, 16, 32)
+    seconds = [100.0, 100.0, 100.0, *(each**1.7 for each in lengths[3:])]
+    assert exponent(lengths, seconds) == pytest.approx(1.7)
+
+
+def images(root: Path, classes: tuple[str, ...], count: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for each in range(count):
+            Image.fromarray(random.integers(0, 256, (40, 40), dtype=np.uint8)).save(root / name / f"{each}.png")
+
+
+def test_images_of_flows_are_read_as_they_are_published(tmp_path: Path) -> None:
+    images(tmp_path, ("chat", "voip"), 2, 0)
+    found = FlowImages(tmp_path)
+    assert found.classes == ("chat", "voip")
+    assert [int(found[each][1]) for each in range(4)] == [0, 0, 1, 1]
+    flow, _ = found[2]
+    with Image.open(tmp_path / "voip" / "0.png") as opened:
+        assert flow.numpy().tobytes() == opened.tobytes()
+    assert flow.dtype == torch.uint8
+    arrays = as_arrays(found)
+    assert arrays[0].shape == (4, 1600)
+    assert arrays[1].tolist() == [0, 0, 1, 1]
+    with pytest.raises(ValueError, match="no images of 1 classes: mail"):
+        FlowImages(tmp_path, ("chat", "mail"))
+    Image.new("L", (28, 28)).save(tmp_path / "chat" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png is an image of 28 x 28; expected 40 x 40"):
+        found[0]
+    (tmp_path / "chat" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with pytest.raises(ValueError, match=r"1\.png could not be read as an image"):
+        found[1]
+
+
+def tiny() -> Size:
+    return dataclasses.replace(Size(), dim=16, depth=1, decoder_dim=16, steps=6, warm_up=2, batch=8)
+
+
+def test_pre_training_resumes_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flows, size, file = TensorDataset(some_bytes(24, 48), torch.zeros(24)), tiny(), tmp_path / "kept.pt"
+    whole, killed, resumed = (new_encoder(size, 48, 1) for _ in range(3))
+    losses = pretrain(whole, flows, size, 1)
+    monkeypatch.setattr(training, "CHECKPOINT_STEPS", 2)
+
+    def stop(share: float) -> None:
+        if share >= 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(killed, flows, size, 1, checkpoint=file, progress=stop)
+    assert torch.equal(pretrain(resumed, flows, size, 1, checkpoint=file), losses)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_pre_training_learns_and_fine_tuning_classifies() -> None:
+    flows = make_flows(96, seed=5, classes=5, max_packets=5)
+    data = TensorDataset(torch.from_numpy(flows_to_bytes(flows.flows, 5, 40, 8)), torch.from_numpy(flows.labels))
+    size = dataclasses.replace(tiny(), steps=60, warm_up=5, batch=32)
+    encoder = new_encoder(size, 240, 1)
+    losses = pretrain(encoder, data, size, 1)
+    assert float(losses[-5:].mean()) < 0.5 * float(losses[:5].mean())
+    model = new_classifier(encoder, 5, 1)
+    fine_tune(model, data, 16, 60, 6, 5e-3, 1, layer_decay=0.75)
+    assert accuracy(model, data) > 0.5
+
+
+def test_paper_scale_is_the_papers() -> None:
+    size = Size.of(Scale.PAPER)
+    assert 5 * (size.header + size.payload) == 1600
+    assert (size.dim, size.depth, size.state, size.decoder_dim, size.decoder_depth) == (256, 4, 16, 128, 2)
+    assert (size.batch, size.steps, size.pre_rate) == (128, 150_000, 5e-4)
+    assert math.isclose(size.tuning_warm_up * size.tuning_steps[1], 20)
+    encoder = new_encoder(size, 1600, 0)
+    assert sum(p.numel() for p in encoder.parameters()) == 1_856_512
+
+
+def trial(arm: str, scale: Scale = Scale.SMOKE, **setting: float) -> Trial:
+    return Trial(arm=arm, seed=3, scale=scale, setting=setting)
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return traffic(3, Scale.SMOKE)
+
+
+def test_servers_are_tied_to_the_class_but_in_the_last_test(prepared: Prepared) -> None:
+    def networks(flows: Traffic) -> list[set[bytes]]:
+        outside = flows.raw[:, 0, 12:20].reshape(-1, 2, 4)
+        of_server = np.where((outside[:, 0, :1] == 10), outside[:, 1], outside[:, 0])[:, :3]
+        return [{row.tobytes() for row in of_server[flows.labels == label]} for label in range(8)]
+
+    tied = networks(prepared.labelled)
+    assert [len(each) for each in tied] == [1] * 8
+    assert len(set().union(*tied)) == 8
+    assert networks(prepared.unlabelled) == networks(prepared.home) == tied
+    assert min(len(each) for each in networks(prepared.moved)) > 1
+    assert set().union(*networks(prepared.moved)) <= set().union(*tied)
+
+
+def test_arms_see_what_they_shall(prepared: Prepared) -> None:
+    flows = prepared.labelled
+    seen = {arm: flows.dataset(arm, 40).tensors[0].reshape(len(flows.labels), 5, -1) for arm in study.arms}
+    assert {arm: each.shape[2] for arm, each in seen.items() if each.shape[2] != 56} == {"headers": 40, "payload": 16}
+    assert torch.equal(torch.cat([seen["headers"], seen["payload"]], 2), seen["netmamba"])
+    assert not seen["netmamba"][:, :, 12:20].any()
+    assert seen["raw"][:, 0, 12:20].any(1).all()
+    assert all(torch.equal(seen[arm], seen["netmamba"]) for arm in ("scratch", "transformer", "cnn", "forest"))
+
+
+@pytest.mark.parametrize("arm", ["netmamba", "forest"])
+def test_a_trial_repeats_itself(arm: str, prepared: Prepared) -> None:
+    first, second = (learn_and_classify(trial(arm), prepared) for _ in range(2))
+    for name in (FEW, MORE, LOST, "parameters"):
+        assert first[name] == second[name]
+    home, moved = np.asarray(first["home and moved"])
+    assert first[LOST] == max(0.01, home - moved)
+    assert first[MORE] == moved
+    assert np.isfinite(float(first[EXPONENT]))
+
+
+def test_arms_begin_alike(prepared: Prepared) -> None:
+    size = Size.of(Scale.SMOKE)
+    one, other = (fresh(trial(arm), size, 280) for arm in ("netmamba", "scratch"))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    counts = [sum(p.numel() for p in fresh(trial(arm), size, 280).parameters()) for arm in ("netmamba", "transformer")]
+    assert counts[1] == pytest.approx(counts[0], rel=0.02)
+
+
+def test_paper_scale_reads_the_papers_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKING_PAPERS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="netmamba"):
+        traffic(1, Scale.PAPER)
+    for name in DATASETS:
+        for part in ("train", "valid", "test"):
+            images(tmp_path / "netmamba" / name / part, ("chat", "voip"), 3, len(name))
+    monkeypatch.setenv("WORKING_PAPERS_HOME", str(tmp_path / "home"))
+    small_size = dataclasses.replace(
+        Size.of(Scale.PAPER),
+        unlabelled=16,
+        test=16,
+        dim=8,
+        depth=1,
+        decoder_dim=8,
+        decoder_depth=1,
+        batch=4,
+        steps=2,
+        warm_up=1,
+        labels=(2, 0),
+        tuning_steps=(1, 1),
+        lengths=(50, 100, 200, 400),
+        repeats=1,
+    )
+    monkeypatch.setattr(Size, "of", lambda scale: small_size)
+    prepared = traffic(1, Scale.PAPER)
+    for arm in ("netmamba", "headers"):
+        found = learn_and_classify(trial(arm, Scale.PAPER), prepared)
+        assert 0 <= float(found[MORE]) <= 1
+    assert not list((tmp_path / "home").rglob("*.pt"))  # no checkpoint outlives its trial
+    _, jobs = tasks(trial("payload", Scale.PAPER), prepared, small_size)
+    assert [job.name for job in jobs] == [*DATASETS, "made up"]
+    assert jobs[0].train[0][0].shape == (1200,)
