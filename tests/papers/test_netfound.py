@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from working_papers.bench import Scale, Trial
 from working_papers.data.packets import Flow, PacketTable, parse_packets, read_packets, split_flows
 from working_papers.data.traffic import make_flows, write_flows
+from working_papers.nn.processes import launch
 from working_papers.papers.netfound import (
     ArrowFlows,
     AttentivePooling,
@@ -36,7 +38,20 @@ from working_papers.papers.netfound import (
     stable_then_decay,
     write_arrow,
 )
+from working_papers.papers.netfound.judging import (
+    BagOfTokens,
+    few_of_each,
+    macro_f1,
+    probe_accuracy,
+    statistics,
+    summaries,
+    with_noise,
+)
 from working_papers.papers.netfound.method.model import rotate
+from working_papers.papers.netfound.study import flows as prepare_flows
+from working_papers.papers.netfound.study import pretrain_and_judge
+from working_papers.papers.netfound.tasks import arrow_files, labelled_files, make_tasks
+from working_papers.papers.netfound.training import Batches, Size, fine_tune, pretrain
 from working_papers.testing import assert_gradients_reach_parameters, assert_state_dict_round_trip
 
 MS = 1_000_000
@@ -871,3 +886,173 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             list(read_arrow(tmp_path / name))
     with pytest.raises(ValueError, match="without flows"):
         ArrowFlows([])
+
+
+def test_labelled_files_are_shuffled_and_split(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    released_file(tmp_path / "flows.arrow", ROWS * 6)
+    with pytest.raises(ValueError, match=r"\*\.arrow missing"):
+        arrow_files(tmp_path / "nothing")
+    pool, test, classes = labelled_files(arrow_files(tmp_path), 8, 0)
+    assert (len(pool.labels), len(test.labels), classes) == (22, 8, 2)
+    assert len(pool.plain) == 22
+    assert len(np.unique(test.labels)) == 2
+    released_file(tmp_path / "flows.arrow", ROWS, labelled=False)
+    with pytest.raises(ValueError, match="without labels"):
+        labelled_files(arrow_files(tmp_path), 8, 0)
+
+
+def test_paper_scale_names_missing_data_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORKING_PAPERS_DATA", str(tmp_path))
+    with pytest.raises(ValueError, match="netfound"):
+        prepare_flows(0, Scale.PAPER)
+    (tmp_path / "netfound" / "pretraining").mkdir(parents=True)
+    with pytest.raises(ValueError, match="finetuning missing"):
+        prepare_flows(0, Scale.PAPER)
+
+
+# The study
+
+
+def tiny() -> Size:
+    return replace(Size.of(Scale.SMOKE), epochs=2, warm_up=2, decay=2)
+
+
+def test_a_stopped_pretraining_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    size = tiny()
+    tokenizer = size.tokenizer()
+    flows = tokenizer.encode_many(make_flows(48, seed=0).flows)
+    batches = Batches(flows, np.zeros(48, np.int64), tokenizer, 8, 5)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(share: float) -> None:
+        if share > 0.4:
+            raise Stopped
+
+    def run(checkpoint: Path | None, progress: Any = None) -> dict[str, Tensor]:
+        encoder = size.encoder(tokenizer.table_size, 1)
+        pretrain(encoder, batches, size, seed=7, device="cpu", checkpoint=checkpoint, every=2, progress=progress)
+        return encoder.state_dict()
+
+    whole = run(None)
+    with pytest.raises(Stopped):
+        run(tmp_path / "training.pt", stop)
+    resumed = run(tmp_path / "training.pt")
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+def pretrained_in_group() -> dict[str, Tensor]:
+    size = tiny()
+    tokenizer = size.tokenizer()
+    flows = tokenizer.encode_many(make_flows(24, seed=0).flows)
+    encoder = size.encoder(tokenizer.table_size, 1)
+    pretrain(encoder, Batches(flows, np.zeros(24, np.int64), tokenizer, 8, 5), size, seed=7, device="cpu")
+    return encoder.state_dict()
+
+
+def test_two_processes_keep_the_same_weights() -> None:
+    before = tiny().encoder(tiny().tokenizer().table_size, 1).state_dict()
+    first, second = launch(pretrained_in_group, 2)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert not torch.equal(first["embedding.compress.weight"], before["embedding.compress.weight"])
+
+
+def test_linked_addresses_change_nothing_else() -> None:
+    tasks = make_tasks(3, Scale.SMOKE)
+    assert np.array_equal(tasks.intact.plain.words, tasks.broken.plain.words)
+    assert not np.array_equal(tasks.intact.addressed.words, tasks.broken.addressed.words)
+    assert sorted(np.unique(tasks.test.labels)) == list(range(7))
+    assert set(tasks.test.conditions) == {0, 1}
+    assert not np.array_equal(tasks.pool.plain.words[:100], tasks.test.plain.words[:100])
+
+
+def test_noise_and_choice_of_labels() -> None:
+    labels = np.arange(70) % 7
+    noisy = with_noise(labels, 0.4, 7, 0)
+    assert (noisy != labels).sum() == 28
+    assert ((noisy >= 0) & (noisy < 7)).all()
+    rows = few_of_each(labels, 3, 0)
+    assert np.bincount(labels[rows]).tolist() == [3] * 7
+    assert len(np.unique(rows)) == 21
+
+
+def test_macro_f1_is_that_of_scikit_learn() -> None:
+    from sklearn.metrics import f1_score
+
+    random = np.random.default_rng(0)
+    true, guessed = random.integers(0, 5, 200), random.integers(0, 4, 200)
+    expected = f1_score(true, guessed, average="macro", labels=range(5), zero_division=0)
+    assert macro_f1(guessed, true, 5) == pytest.approx(expected)
+
+
+def test_probe_finds_what_is_linear() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(200, 6, generator=generator), np.arange(200) % 2
+    x[:, 3] += 6 * torch.from_numpy(labels)
+    assert probe_accuracy(x[:100], labels[:100], x[100:], labels[100:]) > 0.98
+    noise = torch.randn(2000, 6, generator=generator)
+    assert probe_accuracy(noise[:1000], np.arange(1000) % 2, noise[1000:], np.arange(1000) % 2) < 0.56
+
+
+def test_statistics_of_flows() -> None:
+    times, forward = [0, 1, 30, 35, 90], [True, False, True, False, False]
+    flow = flow_of([ipv4(17, udp(bytes(index))) for index in range(5)], forward, [time * MS for time in times])
+    numbers = statistics(FlowTokenizer().encode(flow))[0]
+    assert numbers[:3].tolist() == [17, 90_000, 5]
+    assert numbers[3:9].tolist() == [2, 2, 28 + 30, 30_000, 15_000, 30_000]
+    assert numbers[9:21].tolist() == [20, 0, 28, 2, 64, 8] + [-1] * 6
+    assert numbers[21:27].tolist() == [3, 3, 29 + 31 + 32, 34_000 + 55_000, 89_000 / 3, 55_000]
+    assert numbers[39:43].tolist() == [1, 28, 1, 0]
+    assert numbers[43:47].tolist() == [-1, 29, 1, 0]
+    assert statistics(artificial(9)).shape == (9, 63)
+
+
+def test_bag_of_tokens_does_not_know_the_order() -> None:
+    torch.manual_seed(0)
+    model, batch = BagOfTokens(8, 104, 3).double().eval(), batch_of(4, 3, 5)
+    full = FlowBatch(
+        batch.tokens.clamp(min=1), torch.ones_like(batch.token_mask), torch.ones_like(batch.burst_mask),
+        batch.metadata.double(), batch.protocol,
+    )  # fmt: skip
+    order, inner = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 4, 2])
+    shuffled = full._replace(tokens=full.tokens[:, order][:, :, inner], metadata=full.metadata[:, order])
+    torch.testing.assert_close(model(shuffled), model(full))
+    assert_gradients_reach_parameters(model, full)
+
+
+def test_summaries_are_means_over_bursts() -> None:
+    size = tiny()
+    tokenizer = size.tokenizer()
+    flows = tokenizer.encode_many(make_flows(6, seed=0).flows)
+    encoder = size.encoder(tokenizer.table_size, 0)
+    found = summaries(encoder, flows, tokenizer, "cpu")
+    batch = tokenizer.collate(flows)
+    with torch.no_grad():
+        first = encoder.eval()(batch)[:, :, 0]
+    expected = torch.stack([first[row][batch.burst_mask[row]].mean(dim=0) for row in range(6)])
+    torch.testing.assert_close(found, expected)
+
+
+def test_fine_tuning_learns_what_is_easy() -> None:
+    size = replace(tiny(), dim=16, init_std=0.14)
+    tokenizer = size.tokenizer()
+    made = make_flows(80, seed=0)
+    flows, labels = tokenizer.encode_many(made.flows), np.isin(made.labels, (4, 5)).astype(np.int64)  # UDP or not
+    torch.manual_seed(0)
+    model = FlowClassifier(size.encoder(tokenizer.table_size, 0), 2, init_std=0.14)
+    fine_tune(model, Batches(flows, labels, tokenizer, 16, 0), 40, 1e-2, seed=0, device="cpu")
+    with torch.no_grad():
+        guessed = model.eval()(tokenizer.collate(flows)).argmax(dim=1).numpy()
+    assert macro_f1(guessed, labels, 2) > 0.95
+
+
+def test_a_trial_is_a_function_of_its_seed() -> None:
+    tasks = make_tasks(1, Scale.SMOKE)
+    trial = Trial(arm="netfound", seed=1, scale=Scale.SMOKE, setting={"rate": 1.0})
+    first, second = (pretrain_and_judge(trial, tasks) for _ in range(2))
+    for name, value in first.items():
+        np.testing.assert_array_equal(np.asarray(second[name]), np.asarray(value), err_msg=name)
