@@ -38,10 +38,10 @@ def test_serves_from_an_empty_home_and_stops(home: Path) -> None:
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
         assert found is not None, line
-        assert "Papers that run" in httpx.get(found[0]).text
-        health = httpx.get(f"{found[0]}/healthz").json()
+        assert "Papers that run" in httpx.get(found[0], timeout=60).text
+        health = httpx.get(f"{found[0]}/healthz", timeout=60).json()
         assert (health["status"], health["papers"]) == ("ok", 66)
-        assert httpx.get(f"{found[0]}/search.json?q=normuon").json()["papers"][0]["id"] == "2510.05491"
+        assert httpx.get(f"{found[0]}/search.json?q=normuon", timeout=60).json()["papers"][0]["id"] == "2510.05491"
     finally:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
